@@ -1,0 +1,131 @@
+package engine
+
+import (
+	"context"
+	"io"
+	"syscall"
+	"time"
+)
+
+// Caller is who performs an operation, as the kernel reported it with the request.
+type Caller struct {
+	UID, GID uint32
+	PID      uint32 // in the pid namespace of the mount; 0 when it is in another one
+}
+
+// Owner is the owner and the permission bits of a directory or a file of the tree.
+type Owner struct {
+	UID  uint32 `json:"uid"`
+	GID  uint32 `json:"gid"`
+	Mode uint32 `json:"mode"` // permission bits only
+}
+
+// Feature is one line of the host file: something that containers may need and what this host says about it.
+type Feature struct {
+	Name   string // "userns", "cgroup"
+	Value  string // "yes", "hybrid", "no"
+	Reason string // why not, and the cure; empty when there is nothing to say
+}
+
+// Process is one process of a container, read from the host's procfs.
+type Process struct {
+	Container string // path of the container below the mount
+	PID       int    // as the host counts
+	Inner     int    // as the container counts
+	User      string // numeric user id on the host
+	State     string // one letter, as ps(1) shows it
+	RSS       uint64 // bytes
+	CPU       time.Duration
+	Command   string
+}
+
+// Stat is one counter or gauge of a container: a line of its stats file.
+type Stat struct {
+	Name  string // "cpu.usage_usec"
+	Value uint64
+}
+
+// Engine is a hierarchy of containers. All methods may be called concurrently; none but [Container.Wait] blocks for
+// longer than the file system and the kernel take for one operation.
+type Engine interface {
+	// Children lists the containers directly below parent, sorted by name; a nil parent is the root.
+	Children(parent Container) []Container
+	// Child finds one of them.
+	Child(parent Container, name string) (Container, bool)
+	// Create makes a container. Errors: EINVAL (name), EEXIST, ENOSPC, EPERM.
+	Create(by Caller, parent Container, name string, owner Owner) (Container, error)
+	// Remove removes a container with everything it owned. Errors: EBUSY while anything in it lives or it has children.
+	Remove(by Caller, c Container) error
+	// Rename moves a container to another name, and to another parent while it does not run. Errors: EBUSY, EEXIST, EINVAL.
+	Rename(by Caller, c Container, parent Container, name string) error
+	// RootOwner and SetRootOwner are the owner and mode of the mount's own directory.
+	RootOwner() Owner
+	SetRootOwner(Owner) error
+	// Features is the content of the host file.
+	Features() []Feature
+}
+
+// View is one consistent moment of a container. It is a copy: nobody changes it afterwards.
+type View struct {
+	ID       string
+	Name     string
+	Path     string // below the mount, "pod/web"
+	Config   *Config
+	State    State
+	PID      int       // host pid of PID 1; 0 when there is none
+	Started  time.Time // when PID 1 was executed, the last time; zero before the first
+	Exit     Exit      // the last exit
+	Failure  string    // the content of the error file, without the newline
+	Restarts int
+	Changed  time.Time // when configuration or state last changed
+}
+
+// Container is one container. Its methods may be called concurrently; actions on one container wait for each other,
+// reads wait for nobody.
+type Container interface {
+	View() *View
+	// Generation changes whenever the view does: a cheap test whether text made from it is still true.
+	Generation() uint64
+	// Owner is the owner and mode of the directory (file == "") or of one file whose bits somebody changed.
+	Owner(file string) (Owner, bool)
+	// SetOwner changes and keeps them.
+	SetOwner(file string, o Owner) error
+
+	// Update changes the configuration, all or nothing: change gets a copy; when it returns nil and the result is valid,
+	// the copy is applied to the running container where it must be, kept on disk, and becomes the configuration. With
+	// live false the answer is EBUSY while the container is active. file names the setting, for the error.
+	Update(by Caller, file string, live bool, change func(*Config) error) error
+	// Fail puts the sentence of a refused operation into the error file.
+	Fail(err error)
+
+	// Start launches the program and returns once it has been executed. On failure everything is undone.
+	Start(by Caller) error
+	// Stop sends the stop signal and returns; KILL follows after the stop timeout.
+	Stop(by Caller) error
+	// Kill sends a signal to PID 1.
+	Kill(by Caller, sig syscall.Signal) error
+	// Wait blocks until the container is not active, and returns how it exited. It ends early with ctx's error.
+	Wait(ctx context.Context) (Exit, error)
+
+	// ReadControl reads a resource file by its cgroup v2 name ("memory.current"). Errors: EOPNOTSUPP where the host has
+	// no such thing.
+	ReadControl(file string) (string, error)
+	// WriteControl performs a cgroup action: "cgroup.procs", "cgroup.freeze", "cgroup.kill".
+	WriteControl(by Caller, file, value string) error
+	// Stats are the numbers of the stats file, in a stable order; one call is one sample.
+	Stats() []Stat
+	// Processes lists what runs in the container and below it.
+	Processes() ([]Process, error)
+	// Plan returns the steps that Start takes or took, one a line.
+	Plan() (string, error)
+	// Log opens what the program wrote. Its size is true and grows.
+	Log() (Log, error)
+}
+
+// Log is an open log file. It follows the container: after the next start it reads the new log.
+type Log interface {
+	io.ReaderAt
+	io.Closer
+	// Size is the length in bytes at that moment.
+	Size() (int64, error)
+}

@@ -1,0 +1,106 @@
+package engine
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// TestOCIRoundTrip: what config.json reads as can be written, and reads the same.
+func TestOCIRoundTrip(t *testing.T) {
+	c := NewConfig()
+	for _, err := range []error{
+		c.SetCmd(`sh -c "echo hi"`), c.SetEnv([]string{"A=1"}), c.SetCwd("/tmp"), c.SetHostname("h"), c.SetRootfs("/srv"),
+		c.SetRootMode(RootVolatile), c.SetMemoryMax(1 << 30), c.SetPidsMax(7), c.SetCPUWeight(42), c.SetCPUMax(5000, 50000),
+		c.SetStopSignal("INT"), c.SetStopTimeout(3),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.Spec.Annotations = map[string]string{"who": "a stranger"}
+	text, err := c.OCI("name")
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := ParseOCI(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := back.OCI("name")
+	if err != nil || string(again) != string(text) {
+		t.Errorf("got (%v)\n%s\nwant\n%s", err, again, text)
+	}
+}
+
+func TestOCIRefusals(t *testing.T) {
+	good, err := NewConfig().OCI("name")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cases := []struct {
+		name, old, new string
+		errno          syscall.Errno
+		sentence       string // must be in the error
+	}{
+		{"half of it", string(good[len(good)/2:]), "", syscall.EINVAL, "config.json"},
+		{"more behind it", "\n}\n", "\n} {}", syscall.EINVAL, "more"},
+		{"an unknown field", `"hostname"`, `"nosuch": 1, "hostname"`, syscall.EINVAL, "nosuch"},
+		{"another version", `"ociVersion": "1`, `"ociVersion": "2`, syscall.EINVAL, "ociVersion"},
+		{"a field that nobody honours", `"cwd": "/"`, `"cwd": "/", "oomScoreAdj": 5`, syscall.EOPNOTSUPP, "process.oomScoreAdj"},
+		{"hooks", `"hostname"`, `"hooks": {"poststop": [{"path": "/x"}]}, "hostname"`, syscall.EOPNOTSUPP, "hooks.poststop"},
+		{"a foreign namespace", `"type": "pid"`, `"type": "pid", "path": "/proc/1/ns/pid"`, syscall.EOPNOTSUPP, "namespace"},
+		{"no namespace", `"type": "pid"`, `"type": "user"`, syscall.EOPNOTSUPP, "user"},
+		{"a strange mount", `"type": "mqueue"`, `"type": "bind"`, syscall.EOPNOTSUPP, "bind"},
+		{"a relative cwd", `"cwd": "/"`, `"cwd": "tmp"`, syscall.EINVAL, "cwd"},
+		{"a bad signal", `"org.ctrfs.stop.signal": "TERM"`, `"org.ctrfs.stop.signal": "NOPE"`, syscall.EINVAL, "stop.signal"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			text := strings.Replace(string(good), c.old, c.new, 1)
+			if text == string(good) {
+				t.Fatal("the case does not change the text")
+			}
+			_, err := ParseOCI([]byte(text))
+			if Errno(err) != c.errno || !strings.Contains(err.Error(), c.sentence) {
+				t.Errorf("got %v, want %v naming %q", err, c.errno, c.sentence)
+			}
+		})
+	}
+}
+
+// TestNothingSetIsUnhonoured: a default container can be copied by its config.json.
+func TestNothingSetIsUnhonoured(t *testing.T) {
+	text, err := NewConfig().OCI("name")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if name := unhonoured(text); name != "" {
+		t.Errorf("the default configuration sets %s, which no start honours", name)
+	}
+}
+
+func FuzzOCI(f *testing.F) {
+	good, err := NewConfig().OCI("name")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add([]byte(`{"ociVersion":"1.0.0","process":{"cwd":"/","args":["a"]},"root":{"path":"/x"},"linux":{"resources":{"cpu":{"shares":1}}}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := ParseOCI(data)
+		if err != nil {
+			if Errno(err) == syscall.EIO {
+				t.Errorf("an error without an errno: %v", err)
+			}
+			return
+		}
+		text, err := c.OCI("name")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ParseOCI(text); err != nil {
+			t.Errorf("%s is taken, but what it reads as is not: %v\n%s", data, err, text)
+		}
+	})
+}

@@ -1,0 +1,273 @@
+package engine
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/kballard/go-shellquote"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Cmd returns the argument vector quoted for a POSIX shell: what the cmd file reads as.
+func (c *Config) Cmd() string { return shellquote.Join(c.Spec.Process.Args...) }
+
+// SetCmd splits text by POSIX shell quoting rules, without any expansion. Empty text means no program.
+func (c *Config) SetCmd(text string) error {
+	args, err := shellquote.Split(text)
+	if err != nil {
+		return &Error{Op: "write", File: "cmd", Value: text, Errno: syscall.EINVAL, Err: err,
+			Cure: "close every quote; write \\' for a quote itself"}
+	}
+	if len(args) > 0 && args[0] == "" {
+		return Invalid("cmd", text, "the program's name is empty", "name a program first")
+	}
+	c.Spec.Process.Args = args
+	return nil
+}
+
+// Env returns the environment, one KEY=VALUE each.
+func (c *Config) Env() []string { return c.Spec.Process.Env }
+
+// SetEnv replaces the environment. A key that stands twice takes its last value.
+func (c *Config) SetEnv(items []string) error {
+	var env []string
+	at := map[string]int{}
+	for _, item := range items {
+		key, _, ok := strings.Cut(item, "=")
+		if !ok || key == "" {
+			return Invalid("env", item, "not KEY=VALUE", "write one KEY=VALUE a line")
+		}
+		if i, dup := at[key]; dup {
+			env[i] = item
+			continue
+		}
+		at[key] = len(env)
+		env = append(env, item)
+	}
+	c.Spec.Process.Env = env
+	return nil
+}
+
+// Cwd returns the working directory, an absolute path inside the root.
+func (c *Config) Cwd() string { return c.Spec.Process.Cwd }
+
+// SetCwd sets it. It is created at start when it is missing.
+func (c *Config) SetCwd(dir string) error {
+	if !strings.HasPrefix(dir, "/") {
+		return Invalid("cwd", dir, "not an absolute path", "start it with /, as seen inside the container")
+	}
+	c.Spec.Process.Cwd = path.Clean(dir)
+	return nil
+}
+
+// hostnameMax is the kernel's bound, uname(2) __NEW_UTS_LEN.
+const hostnameMax = 64
+
+// SetHostname sets the hostname; the empty name means the container's own.
+func (c *Config) SetHostname(name string) error {
+	if len(name) > hostnameMax {
+		return Invalid("hostname", name, fmt.Sprintf("%d bytes are too long", len(name)), "use at most 64 bytes")
+	}
+	for _, r := range name {
+		if r <= ' ' || r == 0x7f || r == '/' {
+			return Invalid("hostname", name, "not a host name", "use letters, digits, dots and dashes")
+		}
+	}
+	c.Spec.Hostname = name
+	return nil
+}
+
+// EffectiveHostname is the hostname of a container called name.
+func (c *Config) EffectiveHostname(name string) string {
+	if c.Spec.Hostname != "" {
+		return c.Spec.Hostname
+	}
+	return name
+}
+
+// Rootfs returns the root: [RootHost] or an absolute path on the host.
+func (c *Config) Rootfs() string { return c.Spec.Root.Path }
+
+// SetRootfs sets it. Whether the path exists is for the engine to say, when the setting is written and again at start.
+func (c *Config) SetRootfs(root string) error {
+	if root != RootHost && !strings.HasPrefix(root, "/") {
+		return Invalid("rootfs", root, "neither an absolute path nor a known root", "write a directory's absolute path, or host")
+	}
+	if root != RootHost {
+		root = path.Clean(root)
+	}
+	c.Spec.Root.Path = root
+	return nil
+}
+
+// RootMode returns what happens to the container's writes.
+func (c *Config) RootMode() RootMode {
+	if c.Extension.RootMode == "" {
+		return RootOverlay
+	}
+	return c.Extension.RootMode
+}
+
+// rootModes are the values that rootfs.mode takes.
+var rootModes = []RootMode{RootOverlay, RootVolatile, RootReadOnly, RootDirect}
+
+// SetRootMode sets it.
+func (c *Config) SetRootMode(mode RootMode) error {
+	if !slices.Contains(rootModes, mode) {
+		return Invalid("rootfs.mode", string(mode), "not a root mode", "write overlay, volatile, ro or rw")
+	}
+	c.Extension.RootMode = mode
+	c.Spec.Root.Readonly = mode == RootReadOnly
+	return nil
+}
+
+// StopSignal returns the signal that stop sends, by its name without SIG.
+func (c *Config) StopSignal() string { return c.Extension.StopSignal }
+
+// SetStopSignal sets it; the name must be one that [ParseSignal] knows.
+func (c *Config) SetStopSignal(name string) error {
+	sig, err := ParseSignal("stop.signal", name)
+	if err != nil {
+		return err
+	}
+	c.Extension.StopSignal = SignalName(sig)
+	return nil
+}
+
+// StopTimeout returns how many seconds stop waits before KILL.
+func (c *Config) StopTimeout() int { return c.Extension.StopTimeout }
+
+// SetStopTimeout sets it.
+func (c *Config) SetStopTimeout(seconds int) error {
+	c.Extension.StopTimeout = seconds
+	return nil
+}
+
+// pageSize rounds memory limits as the kernel does (mm/page_counter.c, page_counter_memparse), so that what is read back
+// is what is in force.
+const pageSize = 4096
+
+// Max is the limit that is none: the kernel's word "max".
+const Max int64 = -1
+
+// MemoryMax returns the hard memory limit in bytes, or [Max].
+func (c *Config) MemoryMax() int64 {
+	if m := c.Spec.Linux.Resources.Memory; m != nil && m.Limit != nil {
+		return *m.Limit
+	}
+	return Max
+}
+
+// SetMemoryMax sets it, rounded down to a page.
+func (c *Config) SetMemoryMax(bytes int64) error {
+	r := c.Spec.Linux.Resources
+	if bytes == Max {
+		r.Memory = nil
+		return nil
+	}
+	bytes &^= pageSize - 1
+	r.Memory = &specs.LinuxMemory{Limit: &bytes}
+	return nil
+}
+
+// PidsMax returns how many processes and threads may exist at once, or [Max].
+func (c *Config) PidsMax() int64 {
+	if p := c.Spec.Linux.Resources.Pids; p != nil && p.Limit != nil {
+		return *p.Limit
+	}
+	return Max
+}
+
+// pidsLimit is the kernel's own bound on a limit: PID_MAX_LIMIT, include/linux/threads.h.
+const pidsLimit = 4 << 20
+
+// SetPidsMax sets it.
+func (c *Config) SetPidsMax(n int64) error {
+	if n > pidsLimit {
+		return Invalid("pids.max", fmt.Sprint(n), "more than any kernel allows", fmt.Sprintf("write 0 to %d, or max", pidsLimit))
+	}
+	if n == Max {
+		c.Spec.Linux.Resources.Pids = nil
+		return nil
+	}
+	c.Spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: &n}
+	return nil
+}
+
+// Bounds of the bandwidth controller in microseconds: kernel/sched/core.c, min_cfs_quota_period and max_cfs_quota_period;
+// max_bw_runtime bounds the quota.
+const (
+	defaultPeriod = 100_000
+	minPeriod     = 1_000
+	maxPeriod     = 1_000_000
+	minQuota      = 1_000
+	maxQuota      = 1<<44 - 1
+)
+
+// CPUMax returns the bandwidth limit: quota ([Max] for none) of every period, in microseconds.
+func (c *Config) CPUMax() (quota, period int64) {
+	quota, period = Max, defaultPeriod
+	if cpu := c.Spec.Linux.Resources.CPU; cpu != nil {
+		if cpu.Quota != nil {
+			quota = *cpu.Quota
+		}
+		if cpu.Period != nil {
+			period = int64(*cpu.Period)
+		}
+	}
+	return quota, period
+}
+
+// SetCPUMax sets it.
+func (c *Config) SetCPUMax(quota, period int64) error {
+	value := fmt.Sprintf("%d %d", quota, period)
+	if period < minPeriod || period > maxPeriod {
+		return Invalid("cpu.max", value, "the period is out of range", "write QUOTA PERIOD with a period of 1000 to 1000000 microseconds")
+	}
+	if quota != Max && (quota < minQuota || quota > maxQuota) {
+		return Invalid("cpu.max", value, "the quota is out of range", "write at least 1000 microseconds, or max")
+	}
+	cpu := c.cpu()
+	p := uint64(period)
+	cpu.Quota, cpu.Period = &quota, &p
+	return nil
+}
+
+// cpu returns the CPU resources, made when there were none. It is called on a clone, which owns them.
+func (c *Config) cpu() *specs.LinuxCPU {
+	if c.Spec.Linux.Resources.CPU == nil {
+		c.Spec.Linux.Resources.CPU = &specs.LinuxCPU{}
+	}
+	return c.Spec.Linux.Resources.CPU
+}
+
+// Bounds of cpu.weight (Documentation/admin-guide/cgroup-v2.rst), and the shares that the weight 100 stands for.
+const (
+	minWeight     = 1
+	maxWeight     = 10_000
+	defaultWeight = 100
+	defaultShares = 1024
+)
+
+// CPUWeight returns the relative share of the CPU, 1 to 10000. The specification keeps v1's shares; the conversion is the
+// kernel's own (kernel/sched/sched.h, sched_weight_from_cgroup), which is exact in both directions.
+func (c *Config) CPUWeight() int64 {
+	if cpu := c.Spec.Linux.Resources.CPU; cpu != nil && cpu.Shares != nil {
+		shares := int64(min(*cpu.Shares, maxWeight*defaultShares/defaultWeight))
+		return max(minWeight, (shares*defaultWeight+defaultShares/2)/defaultShares)
+	}
+	return defaultWeight
+}
+
+// SetCPUWeight sets it.
+func (c *Config) SetCPUWeight(weight int64) error {
+	if weight < minWeight || weight > maxWeight {
+		return Invalid("cpu.weight", fmt.Sprint(weight), "out of range", "write 1 to 10000")
+	}
+	shares := uint64((weight*defaultShares + defaultWeight/2) / defaultWeight)
+	c.cpu().Shares = &shares
+	return nil
+}

@@ -1,0 +1,137 @@
+package plan
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/ctrfs/ctrfs/engine"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+var testHost = Host{Name: "web", Cgroup: "pod/web", Mountpoint: "/run/x/root", LastCap: 40, NoFile: 20000,
+	Roots: []Prepared{{"/", "overlay"}, {"/usr", "the host's /usr, read-only"}}}
+
+func configured(t *testing.T, change func(*engine.Config)) *engine.Config {
+	t.Helper()
+	c := engine.NewConfig()
+	if err := c.SetCmd(`sh -c "echo hi"`); err != nil {
+		t.Fatal(err)
+	}
+	change(c)
+	return c
+}
+
+// TestGolden prints plans and compares them with the files in testdata; -update rewrites those.
+func TestGolden(t *testing.T) {
+	cases := map[string]func(*engine.Config){
+		"default": func(*engine.Config) {},
+		"user": func(c *engine.Config) {
+			c.Spec.Process.User = specs.User{UID: 1000, GID: 100, AdditionalGids: []uint32{4, 20}}
+			c.Spec.Process.Cwd = "/home/user"
+		},
+		"limits": func(c *engine.Config) {
+			c.Spec.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 64, Hard: 128}, {Type: "RLIMIT_CORE", Soft: 0, Hard: ^uint64(0)}}
+		},
+		"bare": func(c *engine.Config) {
+			c.Spec.Process.Capabilities = nil
+			c.Spec.Process.NoNewPrivileges = false
+			c.Spec.Linux.MaskedPaths, c.Spec.Linux.ReadonlyPaths = nil, nil
+			c.Spec.Mounts = nil
+			c.Spec.Process.Args = []string{"/bin/true"}
+		},
+	}
+	for name, change := range cases {
+		t.Run(name, func(t *testing.T) {
+			steps, err := Build(configured(t, change), testHost)
+			if err != nil {
+				t.Fatal(err)
+			}
+			file := filepath.Join("testdata", name+".golden")
+			if *update {
+				if err := os.WriteFile(file, []byte(String(steps)), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := String(steps); got != string(want) {
+				t.Errorf("got\n%swant\n%s", got, want)
+			}
+		})
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	cases := []struct {
+		name, sentence string
+		errno          syscall.Errno
+		change         func(*engine.Config)
+	}{
+		{"no program", "cmd", syscall.EINVAL, func(c *engine.Config) { c.Spec.Process.Args = nil }},
+		{"no such capability", "CAP_NOPE", syscall.EINVAL, func(c *engine.Config) { c.Spec.Process.Capabilities.Bounding = []string{"CAP_NOPE"} }},
+		{"no such limit", "RLIMIT_NOPE", syscall.EINVAL, func(c *engine.Config) { c.Spec.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOPE"}} }},
+		{"a shared namespace", "namespace", syscall.EOPNOTSUPP, func(c *engine.Config) { c.Spec.Linux.Namespaces = c.Spec.Linux.Namespaces[1:] }},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := Build(configured(t, c.change), testHost)
+			if engine.Errno(err) != c.errno || !strings.Contains(err.Error(), c.sentence) {
+				t.Errorf("got %v, want %v naming %s", err, c.errno, c.sentence)
+			}
+		})
+	}
+}
+
+// TestOrder states the rules of order that a launch is wrong without.
+func TestOrder(t *testing.T) {
+	steps, err := Build(configured(t, func(c *engine.Config) { c.Spec.Process.User.UID = 1 }), testHost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(of string) int {
+		for i, s := range steps {
+			if strings.HasPrefix(s.String(), of) {
+				return i
+			}
+		}
+		t.Fatalf("there is no step %q", of)
+		return -1
+	}
+	for _, rule := range []struct{ first, then, because string }{
+		{"guard", "join cgroup", "a guarded child is never seen unguarded"},
+		{"join cgroup", "unshare the cgroup", "the group of that moment becomes the root of the namespace"},
+		{"make every mount private", "pivot", "else the host sees the mounts"},
+		{"take from the host", "pivot", "the host's nodes are out of sight afterwards"},
+		{"mount proc", "detach the host", "a user namespace may mount proc only while one is visible"},
+		{"detach the host", "mount tmpfs on /dev", "nothing of the host is in reach of the container's own mounts"},
+		{"bind /dev/null", "mask", "masking takes the container's own null"},
+		{"drop", "become user", "the bounding set needs CAP_SETPCAP"},
+		{"set no_new_privs", "execute", ""},
+		{"connect stdin", "close every other", "the log is one of the others until then"},
+		{"close every other", "execute", ""},
+	} {
+		if at(rule.first) > at(rule.then) {
+			t.Errorf("%q comes after %q: %s", rule.first, rule.then, rule.because)
+		}
+	}
+}
+
+func TestCandidates(t *testing.T) {
+	for _, c := range []struct{ program, path, want string }{
+		{"sh", "/bin:/usr/bin", "/bin/sh /usr/bin/sh"}, {"./sh", "/bin", "./sh"}, {"/x/sh", "/bin", "/x/sh"}, {"sh", "/bin:", "/bin/sh sh"},
+	} {
+		p := &specs.Process{Args: []string{c.program}, Env: []string{"PATH=" + c.path}}
+		if got := strings.Join(candidates(p), " "); got != c.want {
+			t.Errorf("%s in %s: %s, want %s", c.program, c.path, got, c.want)
+		}
+	}
+}

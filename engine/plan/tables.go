@@ -1,0 +1,100 @@
+package plan
+
+import (
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// attributes maps the mount options that are the kernel's own to the attributes of fsmount(2) and mount_setattr(2). Every
+// other option belongs to the file system.
+var attributes = []struct {
+	option string
+	attr   uint64
+}{
+	{"ro", unix.MOUNT_ATTR_RDONLY},
+	{"nosuid", unix.MOUNT_ATTR_NOSUID},
+	{"nodev", unix.MOUNT_ATTR_NODEV},
+	{"noexec", unix.MOUNT_ATTR_NOEXEC},
+	{"noatime", unix.MOUNT_ATTR_NOATIME},
+	{"strictatime", unix.MOUNT_ATTR_STRICTATIME},
+	{"nodiratime", unix.MOUNT_ATTR_NODIRATIME},
+	{"rw", 0},
+	{"relatime", 0}, // the kernel's default
+}
+
+// split divides mount options into attributes and what the file system is told.
+func split(options []string) (attr uint64, rest []string) {
+next:
+	for _, o := range options {
+		for _, a := range attributes {
+			if a.option == o {
+				attr |= a.attr
+				continue next
+			}
+		}
+		rest = append(rest, o)
+	}
+	return attr, rest
+}
+
+// attrNames is the inverse of split, for printing.
+func attrNames(attr uint64) []string {
+	var names []string
+	for _, a := range attributes {
+		if a.attr != 0 && attr&a.attr == a.attr {
+			names = append(names, a.option)
+		}
+	}
+	return names
+}
+
+// capabilities lists every capability by number, as in include/uapi/linux/capability.h.
+var capabilities = [...]string{
+	"CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "LINUX_IMMUTABLE",
+	"NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO",
+	"SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME",
+	"SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG",
+	"WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
+}
+
+// capabilityMask turns names into a bit set; the second result is a name that does not exist, or "".
+func capabilityMask(names []string) (mask uint64, unknown string) {
+	for _, name := range names {
+		i := slices.Index(capabilities[:], strings.TrimPrefix(name, "CAP_"))
+		if i < 0 {
+			return 0, name
+		}
+		mask |= 1 << i
+	}
+	return mask, ""
+}
+
+func capabilityNames(mask uint64) []string {
+	var names []string
+	for i, name := range capabilities {
+		if mask&(1<<i) != 0 {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// rlimits maps the names of OCI process.rlimits to the numbers of getrlimit(2).
+var rlimits = map[string]int{
+	"RLIMIT_AS": unix.RLIMIT_AS, "RLIMIT_CORE": unix.RLIMIT_CORE, "RLIMIT_CPU": unix.RLIMIT_CPU, "RLIMIT_DATA": unix.RLIMIT_DATA,
+	"RLIMIT_FSIZE": unix.RLIMIT_FSIZE, "RLIMIT_LOCKS": unix.RLIMIT_LOCKS, "RLIMIT_MEMLOCK": unix.RLIMIT_MEMLOCK,
+	"RLIMIT_MSGQUEUE": unix.RLIMIT_MSGQUEUE, "RLIMIT_NICE": unix.RLIMIT_NICE, "RLIMIT_NOFILE": unix.RLIMIT_NOFILE,
+	"RLIMIT_NPROC": unix.RLIMIT_NPROC, "RLIMIT_RSS": unix.RLIMIT_RSS, "RLIMIT_RTPRIO": unix.RLIMIT_RTPRIO,
+	"RLIMIT_RTTIME": unix.RLIMIT_RTTIME, "RLIMIT_SIGPENDING": unix.RLIMIT_SIGPENDING, "RLIMIT_STACK": unix.RLIMIT_STACK,
+}
+
+// deviceNodes are the customary nodes of /dev, bound from the host's.
+var deviceNodes = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"}
+
+// deviceLinks are the customary links of /dev.
+var deviceLinks = []Link{
+	{"/proc/self/fd", "/dev/fd"}, {"/proc/self/fd/0", "/dev/stdin"}, {"/proc/self/fd/1", "/dev/stdout"},
+	{"/proc/self/fd/2", "/dev/stderr"}, {"pts/ptmx", "/dev/ptmx"},
+}

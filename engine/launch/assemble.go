@@ -1,0 +1,319 @@
+package launch
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"strings"
+	"syscall"
+	"unsafe"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/ctrfs/ctrfs/engine/plan"
+)
+
+// Files are the descriptors that a plan needs. They stay the caller's; a program refers to them until it has been sent.
+type Files struct {
+	Tasks []*os.File // cgroup v1 tasks files
+	Into  *os.File   // cgroup v2 directory, or nil
+	Roots []*os.File // detached mounts, the root first
+	Null  *os.File   // /dev/null, for stdin
+	Log   *os.File   // for stdout and stderr
+}
+
+// cloneFlags are the namespaces that clone3(2) makes.
+var cloneFlags = map[specs.LinuxNamespaceType]uint64{
+	specs.PIDNamespace: unix.CLONE_NEWPID, specs.MountNamespace: unix.CLONE_NEWNS, specs.UTSNamespace: unix.CLONE_NEWUTS,
+	specs.IPCNamespace: unix.CLONE_NEWIPC, specs.NetworkNamespace: unix.CLONE_NEWNET,
+}
+
+// assembler translates steps into calls.
+type assembler struct {
+	Program
+	files   Files
+	devices []arg // the nodes taken from the host, in the order of the plan
+}
+
+// Assemble translates a plan. It fails with EINVAL when a value cannot be passed to the kernel at all.
+func Assemble(steps []plan.Step, files Files) (*Program, error) {
+	a := &assembler{files: files}
+	a.into = -1
+	for i, s := range steps {
+		a.step = uint16(i)
+		results := a.nextReg
+		if err := a.add(s); err != nil {
+			return nil, err
+		}
+		if _, lasting := s.(plan.TakeDevices); !lasting {
+			a.nextReg = results // what a step got is used within the step
+		}
+	}
+	return &a.Program, a.err
+}
+
+// add translates one step. Every kind of step is named here.
+func (a *assembler) add(s plan.Step) error {
+	switch s := s.(type) {
+	case plan.Clone:
+		for _, ns := range s.Namespaces {
+			a.cloneFlags |= cloneFlags[ns]
+		}
+	case plan.Guard:
+		a.call(unix.SYS_PRCTL, num(unix.PR_SET_DUMPABLE), num(0))
+		a.call(unix.SYS_KEYCTL, num(unix.KEYCTL_JOIN_SESSION_KEYRING), num(0)).on(syscall.ENOSYS, 0)
+	case plan.JoinCgroup:
+		a.joinCgroup()
+	case plan.CgroupNamespace:
+		a.call(unix.SYS_UNSHARE, num(unix.CLONE_NEWCGROUP))
+	case plan.Session:
+		a.call(unix.SYS_SETSID)
+	case plan.Hostname:
+		a.call(unix.SYS_SETHOSTNAME, a.path(s.Name), num(len(s.Name)))
+	case plan.Loopback:
+		a.loopback()
+	case plan.Private:
+		a.call(unix.SYS_MOUNT, num(0), a.path("/"), num(0), num(unix.MS_REC|unix.MS_PRIVATE), num(0))
+	case plan.TakeDevices:
+		for _, p := range s.Paths {
+			a.devices = append(a.devices, a.clone(a.path(p), 0))
+		}
+	case plan.Root:
+		a.root(s)
+	case plan.Attach:
+		a.attach(a.file(a.files.Roots[s.Index]), a.target(s.Target, unix.O_DIRECTORY, 0))
+	case plan.Mount:
+		a.mount(s)
+	case plan.DropOldRoot:
+		a.call(unix.SYS_UMOUNT2, a.path("."), num(unix.MNT_DETACH))
+	case plan.PlaceDevices:
+		a.placeDevices(s)
+	case plan.Link:
+		a.call(unix.SYS_SYMLINKAT, a.path(s.Target), cwd, a.path(s.Path)).on(syscall.EEXIST, 0).on(syscall.EROFS, 0)
+	case plan.ReadOnly:
+		a.readOnly(s)
+	case plan.Mask:
+		a.mask(s)
+	default:
+		return a.addRights(s)
+	}
+	return nil
+}
+
+// addRights translates the steps that come last: what the program is and may do.
+func (a *assembler) addRights(s plan.Step) error {
+	switch s := s.(type) {
+	case plan.Chdir:
+		a.chdir(s)
+	case plan.Rlimit:
+		limit := unix.Rlimit{Cur: s.Soft, Max: s.Hard}
+		a.call(unix.SYS_PRLIMIT64, num(0), num(s.Resource), structure(&a.Program, &limit), num(0))
+	case plan.Bound:
+		for _, c := range s.Drop {
+			a.call(unix.SYS_PRCTL, num(unix.PR_CAPBSET_DROP), num(c))
+		}
+	case plan.User:
+		a.user(s)
+	case plan.Capabilities:
+		a.capabilities(s)
+	case plan.NoNewPrivileges:
+		a.call(unix.SYS_PRCTL, num(unix.PR_SET_NO_NEW_PRIVS), num(1))
+	case plan.Umask:
+		a.call(unix.SYS_UMASK, num(s.Mask))
+	case plan.Stdio:
+		for fd, f := range []*os.File{a.files.Null, a.files.Log, a.files.Log} {
+			a.call(unix.SYS_DUP3, a.file(f), num(fd), num(0))
+		}
+	case plan.CloseRest:
+		a.call(unix.SYS_CLOSE_RANGE, num(3), num(uint32(1<<32-1)), num(unix.CLOSE_RANGE_CLOEXEC))
+	case plan.Exec:
+		a.execute(s)
+	default:
+		return fmt.Errorf("a plan with the unknown step %T: %w", s, syscall.EINVAL)
+	}
+	return nil
+}
+
+// cwd is AT_FDCWD: the working directory of the child is the new root from plan.Root on.
+var cwd = arg{number, uint64(unix.AT_FDCWD & (1<<64 - 1))}
+
+// empty is the empty path, for calls that act on a descriptor.
+func (a *assembler) empty() arg { return a.path("") }
+
+// joinCgroup writes the literal 0, which means the writing task itself. That is the one way into a v1 group that takes no
+// global lock: writing a pid costs an RCU grace period, several milliseconds on an idle machine.
+func (a *assembler) joinCgroup() {
+	if a.files.Into != nil {
+		a.into = int32(a.file(a.files.Into).value)
+	}
+	for _, f := range a.files.Tasks {
+		a.call(unix.SYS_WRITE, a.file(f), a.path("0"), num(1))
+	}
+}
+
+// ifreq is struct ifreq of netdevice(7), as far as SIOCSIFFLAGS reads it.
+type ifreq struct {
+	name  [unix.IFNAMSIZ]byte
+	flags uint16
+	_     [22]byte
+}
+
+func (a *assembler) loopback() {
+	lo := ifreq{flags: unix.IFF_UP}
+	copy(lo.name[:], "lo")
+	sock := a.result(a.call(unix.SYS_SOCKET, num(unix.AF_INET), num(unix.SOCK_DGRAM|unix.SOCK_CLOEXEC), num(0)))
+	a.call(unix.SYS_IOCTL, sock, num(unix.SIOCSIFFLAGS), structure(&a.Program, &lo))
+}
+
+// clone makes a detached copy of the mount at a path.
+func (a *assembler) clone(p arg, flags uint32) arg {
+	return a.result(a.call(unix.SYS_OPEN_TREE, cwd, p, num(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|flags)))
+}
+
+// attach moves a detached mount onto a descriptor.
+func (a *assembler) attach(mount, target arg) *call {
+	return a.call(unix.SYS_MOVE_MOUNT, mount, a.empty(), target, a.empty(), num(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH))
+}
+
+// root makes the prepared mount the root directory. After pivot_root(".", ".") the old root lies on top of the new one, out
+// of the reach of every path: lookups begin at the new root itself, and absolute symbolic links stay inside it.
+func (a *assembler) root(s plan.Root) {
+	root := a.file(a.files.Roots[0])
+	a.call(unix.SYS_MOVE_MOUNT, root, a.empty(), cwd, a.path(s.Mountpoint), num(unix.MOVE_MOUNT_F_EMPTY_PATH))
+	a.call(unix.SYS_FCHDIR, root)
+	a.call(unix.SYS_PIVOT_ROOT, a.path("."), a.path("."))
+}
+
+// openHow is struct open_how of openat2(2).
+func (a *assembler) openHow(flags, resolve uint64) (how, size arg) {
+	h := unix.OpenHow{Flags: flags | unix.O_PATH | unix.O_CLOEXEC, Resolve: resolve | unix.RESOLVE_IN_ROOT}
+	return structure(&a.Program, &h), num(unsafe.Sizeof(h))
+}
+
+// target opens a path inside the root to mount on. A missing directory is made: the first attempt skips the making when it
+// succeeds.
+func (a *assembler) target(p string, flags, resolve uint64) arg {
+	how, size := a.openHow(flags, resolve)
+	dirs := a.parents(p)
+	first := a.call(unix.SYS_OPENAT2, cwd, a.path(p), how, size).on(syscall.ENOENT, 0)
+	first.okSkip = uint16(len(dirs) + 1)
+	out := a.result(first)
+	for _, d := range dirs {
+		a.call(unix.SYS_MKDIRAT, cwd, d, num(0o755)).whatever()
+	}
+	again := a.call(unix.SYS_OPENAT2, cwd, a.path(p), how, size)
+	again.store = uint8(out.value) + 1
+	return out
+}
+
+// parents are the paths of p and of every directory above it, topmost first.
+func (a *assembler) parents(p string) []arg {
+	var out []arg
+	at := "/"
+	for name := range strings.SplitSeq(strings.Trim(p, "/"), "/") {
+		at = path.Join(at, name)
+		out = append(out, a.path(at))
+	}
+	return out
+}
+
+// mount makes a file system and attaches it.
+func (a *assembler) mount(s plan.Mount) {
+	var resolve uint64
+	if s.Strict {
+		resolve = unix.RESOLVE_NO_SYMLINKS
+	}
+	target := a.target(s.Target, unix.O_DIRECTORY, resolve)
+	fs := a.result(a.call(unix.SYS_FSOPEN, a.path(s.Type), num(unix.FSOPEN_CLOEXEC)))
+	if s.Source != "" {
+		a.call(unix.SYS_FSCONFIG, fs, num(unix.FSCONFIG_SET_STRING), a.path("source"), a.path(s.Source), num(0))
+	}
+	for _, o := range s.Options {
+		if key, value, ok := strings.Cut(o, "="); ok {
+			a.call(unix.SYS_FSCONFIG, fs, num(unix.FSCONFIG_SET_STRING), a.path(key), a.path(value), num(0))
+		} else {
+			a.call(unix.SYS_FSCONFIG, fs, num(unix.FSCONFIG_SET_FLAG), a.path(key), num(0), num(0))
+		}
+	}
+	a.call(unix.SYS_FSCONFIG, fs, num(unix.FSCONFIG_CMD_CREATE), num(0), num(0), num(0))
+	mount := a.result(a.call(unix.SYS_FSMOUNT, fs, num(unix.FSMOUNT_CLOEXEC), num(s.Attr)))
+	a.attach(mount, target)
+}
+
+// placeDevices makes an empty file for each node and mounts the host's node on it.
+func (a *assembler) placeDevices(s plan.PlaceDevices) {
+	how, size := a.openHow(unix.O_NOFOLLOW, 0)
+	for i, p := range s.Paths {
+		a.call(unix.SYS_MKNODAT, cwd, a.path(p), num(unix.S_IFREG|0o666), num(0)).on(syscall.EEXIST, 0).on(syscall.EROFS, 0)
+		node := a.result(a.call(unix.SYS_OPENAT2, cwd, a.path(p), how, size))
+		a.attach(a.devices[i], node)
+	}
+}
+
+func (a *assembler) readOnly(s plan.ReadOnly) {
+	how, size := a.openHow(0, 0)
+	a.call(unix.SYS_OPENAT2, cwd, a.path(s.Path), how, size).on(syscall.ENOENT, 4).on(syscall.ENOTDIR, 4)
+	target := a.result(&a.calls[len(a.calls)-1])
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	tree := a.result(a.call(unix.SYS_OPEN_TREE, target, a.empty(),
+		num(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)))
+	a.call(unix.SYS_MOUNT_SETATTR, tree, a.empty(), num(unix.AT_EMPTY_PATH|unix.AT_RECURSIVE), structure(&a.Program, &attr), num(unsafe.Sizeof(attr)))
+	a.attach(tree, target)
+	a.call(unix.SYS_CLOSE, tree)
+}
+
+// mask hides a path. Whether it is a file or a directory is found out by trying: move_mount(2) refuses to put a node on a
+// directory, with EINVAL.
+func (a *assembler) mask(s plan.Mask) {
+	how, size := a.openHow(0, 0)
+	open := a.call(unix.SYS_OPENAT2, cwd, a.path(s.Path), how, size).on(syscall.ENOENT, 6).on(syscall.ENOTDIR, 6)
+	target := a.result(open)
+	null := a.clone(a.path("/dev/null"), 0)
+	a.attach(null, target).on(syscall.ENOTDIR, 0).on(syscall.EINVAL, 0).okSkip = 4
+	fs := a.result(a.call(unix.SYS_FSOPEN, a.path("tmpfs"), num(unix.FSOPEN_CLOEXEC)))
+	a.call(unix.SYS_FSCONFIG, fs, num(unix.FSCONFIG_CMD_CREATE), num(0), num(0), num(0))
+	mount := a.result(a.call(unix.SYS_FSMOUNT, fs, num(unix.FSMOUNT_CLOEXEC),
+		num(unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)))
+	a.attach(mount, target)
+}
+
+func (a *assembler) chdir(s plan.Chdir) {
+	dirs := a.parents(s.Path)
+	a.call(unix.SYS_CHDIR, a.path(s.Path)).on(syscall.ENOENT, 0).okSkip = uint16(len(dirs) + 1)
+	for _, d := range dirs {
+		a.call(unix.SYS_MKDIRAT, cwd, d, num(0o755)).whatever()
+	}
+	a.call(unix.SYS_CHDIR, a.path(s.Path))
+}
+
+func (a *assembler) user(s plan.User) {
+	groups := num(0)
+	if len(s.Groups) > 0 {
+		groups = a.bytes(rawBytes(s.Groups))
+	}
+	a.call(unix.SYS_SETGROUPS, num(len(s.Groups)), groups)
+	a.call(unix.SYS_SETRESGID, num(s.GID), num(s.GID), num(s.GID))
+	a.call(unix.SYS_SETRESUID, num(s.UID), num(s.UID), num(s.UID))
+}
+
+func (a *assembler) capabilities(s plan.Capabilities) {
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	for i := range data {
+		data[i].Permitted, data[i].Effective = uint32(s.Permitted>>(32*i)), uint32(s.Effective>>(32*i))
+	}
+	a.call(unix.SYS_PRCTL, num(unix.PR_CAP_AMBIENT), num(unix.PR_CAP_AMBIENT_CLEAR_ALL), num(0), num(0), num(0))
+	a.call(unix.SYS_CAPSET, structure(&a.Program, &head), structure(&a.Program, &data))
+}
+
+// execute tries each candidate as execvp(3) does: the next one when there is no such file, and a file that may not be
+// executed is reported only if no later one could be.
+func (a *assembler) execute(s plan.Exec) {
+	argv, envp := a.vector(s.Args), a.vector(s.Env)
+	a.exec = uint32(len(a.calls))
+	for _, c := range s.Candidates {
+		a.call(unix.SYS_EXECVE, a.path(c), argv, envp).on(syscall.ENOENT, 0).on(syscall.ENOTDIR, 0).orElse(syscall.EACCES)
+	}
+	a.call(failNow, num(int(syscall.ENOENT)))
+}

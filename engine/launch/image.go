@@ -1,0 +1,182 @@
+package launch
+
+import (
+	"fmt"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Image is a program mapped into memory, ready to run once.
+type Image struct {
+	mem   []byte
+	head  *header
+	calls []call
+	fds   []int
+
+	executed int // the end of a pipe that closes when the child executes its program or dies; -1 before the fork
+}
+
+// Failure is why a child did not execute its program.
+type Failure struct {
+	Step  int // index into the plan
+	Errno syscall.Errno
+}
+
+func (f *Failure) Error() string { return fmt.Sprintf("step %d: %v", f.Step+1, f.Errno) }
+
+// Unwrap gives errors.As the errno.
+func (f *Failure) Unwrap() error { return f.Errno }
+
+// Map maps the program in a descriptor and resolves its pointers and descriptors. Everything that could lead outside of it
+// is checked here, once, so that the child need not. All descriptors stay the caller's.
+func Map(program int, fds []int) (*Image, error) {
+	var info unix.Stat_t
+	if err := unix.Fstat(program, &info); err != nil {
+		return nil, os.NewSyscallError("fstat", err)
+	}
+	size := info.Size
+	if size < int64(unsafe.Sizeof(header{})) || size > 1<<28 {
+		return nil, fmt.Errorf("a program of %d bytes: %w", size, syscall.EINVAL)
+	}
+	mem, err := unix.Mmap(program, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, os.NewSyscallError("mmap", err)
+	}
+	img := &Image{mem: mem, head: (*header)(unsafe.Pointer(&mem[0])), fds: fds, executed: -1}
+	if err := img.resolve(); err != nil {
+		img.Close()
+		return nil, err
+	}
+	return img, nil
+}
+
+// Close gives the memory back. The child has its own reference.
+func (img *Image) Close() error {
+	if img.executed >= 0 {
+		unix.Close(img.executed)
+	}
+	return unix.Munmap(img.mem)
+}
+
+// resolve turns offsets and indices into addresses and descriptors.
+func (img *Image) resolve() error {
+	h := img.head
+	bad := func(what string) error { return fmt.Errorf("a program with bad %s: %w", what, syscall.EINVAL) }
+	switch {
+	case h.magic != magic:
+		return bad("magic number: keeper and server are of different versions")
+	case h.calls > maxCalls || h.fds > maxFDs || int(h.fds) != len(img.fds) || h.into >= int32(h.fds) || h.exec >= h.calls:
+		return bad("counts")
+	}
+	callsAt := unsafe.Sizeof(*h)
+	relocsAt := callsAt + uintptr(h.calls)*unsafe.Sizeof(call{})
+	dataAt := relocsAt + uintptr(h.relocs+h.relocs%2)*4
+	if dataAt+uintptr(h.data) != uintptr(len(img.mem)) {
+		return bad("size")
+	}
+	data := img.mem[dataAt:]
+	base := uint64(uintptr(unsafe.Pointer(unsafe.SliceData(img.mem)))) + uint64(dataAt)
+	for i := range h.relocs {
+		at := *(*uint32)(unsafe.Pointer(&img.mem[relocsAt+uintptr(i)*4]))
+		if at%8 != 0 || uint64(at)+8 > uint64(len(data)) {
+			return bad("relocation")
+		}
+		*(*uint64)(unsafe.Pointer(&data[at])) += base
+	}
+	img.calls = unsafe.Slice((*call)(unsafe.Pointer(&img.mem[callsAt])), h.calls)
+	for i := range img.calls {
+		if err := img.calls[i].resolve(base, uint64(h.data), img.fds); err != nil {
+			return bad(err.Error())
+		}
+	}
+	return nil
+}
+
+func (c *call) resolve(base, data uint64, fds []int) error {
+	if c.store > registers || int(c.nrules) > len(c.rules) {
+		return fmt.Errorf("call")
+	}
+	for k := range c.args {
+		v := &c.args[k]
+		switch c.kinds[k] {
+		case number:
+			continue
+		case dataOffset:
+			if *v >= data {
+				return fmt.Errorf("address")
+			}
+			*v += base
+		case descriptor:
+			if *v >= uint64(len(fds)) {
+				return fmt.Errorf("descriptor")
+			}
+			*v = uint64(fds[*v])
+		case register:
+			if *v >= registers {
+				return fmt.Errorf("register")
+			}
+			continue
+		default:
+			return fmt.Errorf("argument")
+		}
+		c.kinds[k] = number
+	}
+	return nil
+}
+
+// Child is a launched program.
+type Child struct {
+	PID   int
+	PidFD int // owned by the caller
+}
+
+// Fork makes the child, which starts to run the program at once. The child is the caller's to wait for, whatever becomes
+// of it; a lock that the caller's waiting takes too must be held, so that nobody waits for a child not yet known.
+func (img *Image) Fork() (Child, error) {
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		return Child{}, os.NewSyscallError("pipe2", err)
+	}
+	child, errno := img.fork()
+	unix.Close(pipe[1])
+	img.executed = pipe[0]
+	if errno != 0 {
+		return Child{}, &Failure{Step: 0, Errno: errno}
+	}
+	return child, nil
+}
+
+// Await waits until the child has executed its program, or has died on the way: then the error is a [*Failure]. A child
+// that has not got there within the limit is killed, and the failure says ETIMEDOUT.
+func (img *Image) Await(child Child, limit time.Duration) error {
+	var late atomic.Bool
+	timer := time.AfterFunc(limit, func() {
+		late.Store(true)
+		unix.PidfdSendSignal(child.PidFD, unix.SIGKILL, nil, 0)
+	})
+	defer timer.Stop()
+	var b [1]byte
+	for {
+		// Nothing is ever written: the end of file is the message.
+		if _, err := unix.Read(img.executed, b[:]); err != unix.EINTR {
+			break
+		}
+	}
+	switch {
+	case late.Load():
+		return &Failure{Step: img.step(), Errno: syscall.ETIMEDOUT}
+	case img.head.errno != 0:
+		return &Failure{Step: img.step(), Errno: syscall.Errno(img.head.errno)}
+	case img.head.at < img.head.exec:
+		return &Failure{Step: img.step(), Errno: syscall.ECHILD} // killed on the way
+	}
+	return nil
+}
+
+// step is the step of the plan that the child was at.
+func (img *Image) step() int { return int(img.calls[min(int(img.head.at), len(img.calls)-1)].step) }

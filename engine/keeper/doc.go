@@ -1,0 +1,33 @@
+// Package keeper is the small process that is every container's parent, and the server's side of talking to it.
+//
+// # Model
+//
+// The keeper forks containers, waits for them, journals each exit, and restarts a server that died; it does no FUSE, no
+// parsing and no network, so that nothing but its few hundred lines can take the containers' parent away. The server may
+// be killed at any moment: the keeper tells the next one what lives and what has exited meanwhile.
+//
+// Both speak over a pair of sequenced-packet sockets, one fixed-size [message] a packet, descriptors as SCM_RIGHTS:
+//
+//	server                                   keeper
+//	                 ◄── kindRunning, pidfd ──      for each container that lives     ┐
+//	                 ◄── kindExit ────────────      for each exit not acknowledged    │ once, at the beginning
+//	                 ◄── kindListed ──────────                                        ┘
+//	kindReady ────────►                             the mount answers
+//	kindFailed ───────►                             it never will; text says why
+//	kindStart ────────►                             program, descriptors
+//	                 ◄── kindStarted, pidfd ──      executed; or errno and step
+//	                 ◄── kindExit ────────────      PID 1 is gone and the journal says so
+//	kindAck ──────────►                             the server has recorded that exit
+//
+// The command line speaks to the keeper over a unix socket in the run directory, one line each way ([Request]).
+//
+// # Failure
+//
+// An exit is in the journal before anyone is told, and stays there until the server has acknowledged it. If the
+// keeper dies, containers live on without a parent; the next keeper finds the journal.
+//
+// # Locks
+//
+// Keeper.mu guards everything; it is held across fork(2), so that a child is known before it can be waited for, and never
+// while a socket is written.
+package keeper

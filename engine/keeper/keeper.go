@@ -1,0 +1,355 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ctrfs/ctrfs/engine/launch"
+)
+
+// launchLimit is how long a child may take to reach its program. It is far beyond any healthy start and bounds what a
+// program on a dead file server costs.
+const launchLimit = 20 * time.Second
+
+// Keeper is the parent of every container of one mount.
+type Keeper struct {
+	log     *slog.Logger
+	journal *journal
+	spawn   func(server *os.File, r Request) (pid int, err error)
+
+	mu         sync.Mutex
+	children   map[int]*child      // by pid; guarded by mu
+	exits      map[exitKey]message // journalled and not acknowledged; guarded by mu
+	server     *server             // nil while none runs; guarded by mu
+	restarting bool                // a server died and its successor is on its way; guarded by mu
+	last       Request             // how the server was last asked for; guarded by mu
+	done       chan struct{}       // closed when there is nothing left to keep
+	wake       chan struct{}       // a child was made: the reaper has something to wait for
+}
+
+// exitKey tells one exit of a container from the next.
+type exitKey struct {
+	id      [idSize]byte
+	started int64
+}
+
+// child is one forked container.
+type child struct {
+	id       [idSize]byte
+	pid      int
+	pidfd    *os.File
+	started  time.Time
+	executed bool                // its program runs; guarded by Keeper.mu
+	exited   *syscall.WaitStatus // it exited before that was known; guarded by Keeper.mu
+	reaped   chan struct{}       // closed when it has been waited for
+}
+
+// server is one incarnation of the server.
+type server struct {
+	pid     int
+	link    *link
+	out     *outbox
+	started time.Time
+	answer  chan error // what becomes of the mount, once
+	ready   bool       // guarded by Keeper.mu
+}
+
+// settle says what became of the mount; only the first word counts.
+func (s *server) settle(err error) {
+	select {
+	case s.answer <- err:
+	default:
+	}
+}
+
+// New makes a keeper whose journal is in state. spawn starts a server that speaks through the given socket.
+func New(log *slog.Logger, state string, spawn func(*os.File, Request) (int, error)) (*Keeper, error) {
+	j, exits, err := openJournal(state)
+	if err != nil {
+		return nil, err
+	}
+	k := &Keeper{log: log, journal: j, spawn: spawn, children: map[int]*child{}, exits: map[exitKey]message{},
+		done: make(chan struct{}), wake: make(chan struct{}, 1)}
+	for _, m := range exits {
+		k.exits[exitKey{m.ID, m.Started}] = m
+	}
+	go k.reap()
+	return k, nil
+}
+
+// Done is closed when the server has unmounted and no container lives: the keeper's work is over.
+func (k *Keeper) Done() <-chan struct{} { return k.done }
+
+// reap waits for children, all of them, forever. It first only looks: a child that another goroutine is just forking is
+// known once mu is free.
+func (k *Keeper) reap() {
+	for {
+		var info unix.Siginfo
+		err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOWAIT, nil)
+		switch err {
+		case nil:
+		case unix.ECHILD:
+			<-k.wake
+			continue
+		default:
+			continue // EINTR
+		}
+		k.mu.Lock()
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
+		if err == nil && pid > 0 {
+			k.exited(pid, status)
+		}
+		k.mu.Unlock()
+	}
+}
+
+// woken tells the reaper that there is a child again.
+func (k *Keeper) woken() {
+	select {
+	case k.wake <- struct{}{}:
+	default:
+	}
+}
+
+// exited records that a child is gone. k.mu is held.
+func (k *Keeper) exited(pid int, status syscall.WaitStatus) {
+	if s := k.server; s != nil && s.pid == pid {
+		go k.serverExited(s, status)
+		return
+	}
+	c := k.children[pid]
+	if c == nil {
+		return
+	}
+	close(c.reaped)
+	if !c.executed {
+		c.exited = &status
+		return
+	}
+	k.record(c, status)
+}
+
+// record journals an exit and tells the server. k.mu is held.
+func (k *Keeper) record(c *child, status syscall.WaitStatus) {
+	delete(k.children, c.pid)
+	c.pidfd.Close()
+	m := message{Kind: kindExit, ID: c.id, PID: int32(c.pid), Status: uint32(status), Started: c.started.UnixNano(), Finished: time.Now().UnixNano()}
+	k.exits[exitKey{m.ID, m.Started}] = m
+	if err := k.journal.add(m); err != nil {
+		k.log.Error("an exit is not in the journal; it is lost if the keeper dies", "id", m.id(), "err", err)
+	}
+	if k.server != nil {
+		k.server.out.put(m)
+	} else {
+		k.endIfIdle()
+	}
+}
+
+// endIfIdle ends the keeper's work when no server and no container is left. k.mu is held.
+func (k *Keeper) endIfIdle() {
+	if k.server == nil && !k.restarting && len(k.children) == 0 {
+		select {
+		case <-k.done:
+		default:
+			close(k.done)
+		}
+	}
+}
+
+// Request asks for a mount: what the command line sends, and what the server is started with.
+type Request struct {
+	Dir        string `json:"dir"`
+	State      string `json:"state"`
+	Run        string `json:"run"`
+	CgroupRoot string `json:"cgroup_root,omitempty"`
+	LogLevel   string `json:"log_level"`
+}
+
+// Mount starts a server unless one runs, and returns when the mount answers or never will.
+func (k *Keeper) Mount(ctx context.Context, r Request) error {
+	k.mu.Lock()
+	if k.server != nil {
+		dir := k.last.Dir
+		k.mu.Unlock()
+		return fmt.Errorf("%s is mounted already: %w", dir, syscall.EBUSY)
+	}
+	k.last = r
+	s, err := k.startServer(r)
+	k.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	select {
+	case err := <-s.answer:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("the server does not answer: %w", syscall.ETIMEDOUT)
+	}
+}
+
+// startServer starts a server and tells it what lives. k.mu is held.
+func (k *Keeper) startServer(r Request) (*server, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
+	}
+	theirs := os.NewFile(uintptr(pair[1]), "server")
+	defer theirs.Close()
+	l, err := newLink(os.NewFile(uintptr(pair[0]), "keeper"))
+	if err != nil {
+		return nil, err
+	}
+	pid, err := k.spawn(theirs, r)
+	if err != nil {
+		l.close()
+		return nil, err
+	}
+	s := &server{pid: pid, link: l, out: newOutbox(l), started: time.Now(), answer: make(chan error, 1)}
+	k.server = s
+	for _, c := range k.children {
+		if c.executed {
+			k.announce(s, c)
+		}
+	}
+	for _, m := range k.exits {
+		s.out.put(m)
+	}
+	s.out.put(message{Kind: kindListed})
+	k.woken()
+	go k.serve(s)
+	return s, nil
+}
+
+// announce tells a server of a container that lives. k.mu is held.
+func (k *Keeper) announce(s *server, c *child) {
+	pidfd, err := dup(c.pidfd)
+	if err != nil {
+		k.log.Error("no descriptor for a running container", "pid", c.pid, "err", err)
+		return
+	}
+	s.out.put(message{Kind: kindRunning, ID: c.id, PID: int32(c.pid), Started: c.started.UnixNano()}, pidfd)
+}
+
+func dup(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}
+
+// serve handles what one server asks for, until it is gone.
+func (k *Keeper) serve(s *server) {
+	for {
+		var m message
+		text, fds, err := s.link.receive(&m)
+		if err != nil {
+			if !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrClosed) {
+				k.log.Error("the server's socket failed", "err", err)
+			}
+			return // its exit is reported by the reaper
+		}
+		switch m.Kind {
+		case kindStart:
+			go k.start(s, m, fds)
+			continue
+		case kindReady:
+			k.mu.Lock()
+			s.ready = true
+			k.mu.Unlock()
+			s.settle(nil)
+		case kindFailed:
+			s.settle(errors.New(text))
+		case kindAck:
+			k.acknowledged(m)
+		}
+		closeAll(fds)
+	}
+}
+
+// acknowledged forgets an exit that the server has recorded.
+func (k *Keeper) acknowledged(m message) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.exits, exitKey{m.ID, m.Started})
+	if len(k.exits) == 0 {
+		if err := k.journal.reset(); err != nil {
+			k.log.Error("the journal cannot be emptied; it grows", "err", err)
+		}
+	}
+}
+
+// start launches a container. The first descriptor is the program, the others are what it uses.
+func (k *Keeper) start(s *server, m message, fds []int) {
+	defer closeAll(fds)
+	reply := message{Kind: kindStarted, Seq: m.Seq, ID: m.ID}
+	c, err := k.launch(m, fds)
+	if err != nil {
+		var f *launch.Failure
+		reply.Step, reply.Errno = -1, uint32(syscall.EIO)
+		if errors.As(err, &f) {
+			reply.Step, reply.Errno = int32(f.Step), uint32(f.Errno)
+		} else if no, ok := errors.AsType[syscall.Errno](err); ok {
+			reply.Errno = uint32(no)
+		}
+		s.out.put(reply)
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	c.executed = true
+	reply.PID, reply.Started = int32(c.pid), c.started.UnixNano()
+	if pidfd, err := dup(c.pidfd); err == nil {
+		s.out.put(reply, pidfd)
+	} else {
+		s.out.put(reply)
+	}
+	if k.server != s && k.server != nil {
+		k.announce(k.server, c) // the server that asked is gone; its successor has not heard of this one
+	}
+	if c.exited != nil {
+		k.record(c, *c.exited)
+	}
+}
+
+// launch forks the child and waits until it has executed its program. A child that failed has been waited for when launch
+// returns, so that its groups are empty.
+func (k *Keeper) launch(m message, fds []int) (*child, error) {
+	if len(fds) == 0 {
+		return nil, fmt.Errorf("a start without a program: %w", syscall.EINVAL)
+	}
+	img, err := launch.Map(fds[0], fds[1:])
+	if err != nil {
+		return nil, err
+	}
+	defer img.Close()
+	k.mu.Lock()
+	started, err := img.Fork()
+	if err != nil {
+		k.mu.Unlock()
+		return nil, err
+	}
+	c := &child{id: m.ID, pid: started.PID, pidfd: os.NewFile(uintptr(started.PidFD), "pidfd"), started: time.Now(), reaped: make(chan struct{})}
+	k.children[c.pid] = c
+	k.mu.Unlock()
+	k.woken()
+	if err := img.Await(started, launchLimit); err != nil {
+		<-c.reaped
+		k.mu.Lock()
+		delete(k.children, c.pid)
+		k.mu.Unlock()
+		c.pidfd.Close()
+		return nil, err
+	}
+	return c, nil
+}

@@ -1,0 +1,234 @@
+package keeper
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// kind says what a message means.
+type kind uint32
+
+const (
+	kindRunning kind = iota + 1
+	kindExit
+	kindListed
+	kindReady
+	kindFailed
+	kindStart
+	kindStarted
+	kindAck
+)
+
+// idSize bounds the length of a container's id in a message.
+const idSize = 32
+
+// message is one packet. All numbers are in the machine's byte order: both ends are on it.
+type message struct {
+	Kind     kind
+	Seq      uint32 // matches kindStarted to kindStart
+	ID       [idSize]byte
+	PID      int32
+	Status   uint32 // wait status
+	Errno    uint32
+	Step     int32
+	Started  int64 // nanoseconds since 1970
+	Finished int64
+	Unknown  uint32 // 1: nobody could wait for it
+	_        uint32
+}
+
+// messageSize is the length of the fixed part; a text may follow.
+var messageSize = binary.Size(message{})
+
+// maxText bounds the text of kindFailed.
+const maxText = 4096
+
+// maxPassed is the kernel's own bound on descriptors in one packet, SCM_MAX_FD.
+const maxPassed = 253
+
+func idBytes(id string) (b [idSize]byte) {
+	copy(b[:], id)
+	return b
+}
+
+func (m *message) id() string {
+	n := 0
+	for n < idSize && m.ID[n] != 0 {
+		n++
+	}
+	return string(m.ID[:n])
+}
+
+// link is one end of the socket pair.
+type link struct {
+	conn *net.UnixConn
+}
+
+// newLink takes over the socket f.
+func newLink(f *os.File) (*link, error) {
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
+	}
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		c.Close()
+		return nil, fmt.Errorf("descriptor %s is not a unix socket: %w", f.Name(), syscall.ENOTSOCK)
+	}
+	return &link{conn: u}, nil
+}
+
+func (l *link) close() error { return l.conn.Close() }
+
+// send writes one packet. The descriptors stay the caller's.
+func (l *link) send(m *message, text string, files []*os.File) error {
+	b, err := binary.Append(make([]byte, 0, messageSize+len(text)), binary.NativeEndian, m)
+	if err != nil {
+		return err
+	}
+	b = append(b, text[:min(len(text), maxText)]...)
+	var oob []byte
+	if len(files) > 0 {
+		fds := make([]int, len(files))
+		for i, f := range files {
+			fds[i] = int(f.Fd())
+		}
+		oob = unix.UnixRights(fds...)
+	}
+	_, _, err = l.conn.WriteMsgUnix(b, oob, nil)
+	return err
+}
+
+// receive reads one packet. The descriptors, close-on-exec, become the caller's. io.EOF means that the other end is gone.
+func (l *link) receive(m *message) (text string, fds []int, err error) {
+	b := make([]byte, messageSize+maxText)
+	oob := make([]byte, unix.CmsgSpace(maxPassed*4))
+	n, oobn, flags, _, err := l.conn.ReadMsgUnix(b, oob)
+	if err != nil {
+		if errors.Is(err, syscall.ECONNRESET) {
+			err = io.EOF
+		}
+		return "", nil, err
+	}
+	fds, err = passed(oob[:oobn])
+	switch {
+	case err != nil:
+	case n == 0 && oobn == 0:
+		err = io.EOF
+	case flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 || n < messageSize:
+		err = fmt.Errorf("a packet of %d bytes, flags %#x: %w", n, flags, syscall.EBADMSG)
+	default:
+		_, err = binary.Decode(b[:n], binary.NativeEndian, m)
+	}
+	if err != nil {
+		closeAll(fds)
+		return "", nil, err
+	}
+	return string(b[messageSize:n]), fds, nil
+}
+
+// passed extracts the descriptors of a control message.
+func passed(oob []byte) ([]int, error) {
+	if len(oob) == 0 {
+		return nil, nil
+	}
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil, err
+	}
+	var fds []int
+	for i := range messages {
+		got, err := unix.ParseUnixRights(&messages[i])
+		if err != nil {
+			closeAll(fds)
+			return nil, err
+		}
+		fds = append(fds, got...)
+	}
+	return fds, nil
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+}
+
+// outbox sends messages in order without ever making its user wait for the other end.
+type outbox struct {
+	mu     sync.Mutex
+	queue  []outgoing // guarded by mu
+	closed bool       // guarded by mu
+	wake   chan struct{}
+}
+
+type outgoing struct {
+	m     message
+	files []*os.File // closed once sent
+}
+
+func newOutbox(l *link) *outbox {
+	o := &outbox{wake: make(chan struct{}, 1)}
+	go o.run(l)
+	return o
+}
+
+// put queues a message; the files become the outbox's.
+func (o *outbox) put(m message, files ...*os.File) {
+	o.mu.Lock()
+	if o.closed {
+		o.mu.Unlock()
+		closeFiles(files)
+		return
+	}
+	o.queue = append(o.queue, outgoing{m, files})
+	o.mu.Unlock()
+	select {
+	case o.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (o *outbox) run(l *link) {
+	for range o.wake {
+		o.mu.Lock()
+		queue := o.queue
+		o.queue = nil
+		o.mu.Unlock()
+		for _, q := range queue {
+			// An error means that the server is gone. The reading side notices too, and the next server is told all.
+			_ = l.send(&q.m, "", q.files)
+			closeFiles(q.files)
+		}
+	}
+}
+
+// close drops what is queued and ends the sender.
+func (o *outbox) close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		return
+	}
+	o.closed = true
+	for _, q := range o.queue {
+		closeFiles(q.files)
+	}
+	o.queue = nil
+	close(o.wake)
+}
+
+func closeFiles(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}

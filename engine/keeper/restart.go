@@ -1,0 +1,73 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+)
+
+// Back-off between restarts of a server that keeps dying: the first restart is immediate, and a server that lived for a
+// while starts afresh.
+const (
+	firstPause = 50 * time.Millisecond
+	lastPause  = 5 * time.Second
+	longLife   = 10 * time.Second
+)
+
+// serverExited decides what follows the end of a server. It ends deliberately with status 0 when its mount was unmounted,
+// by whomever; everything else is a crash, after which the next one takes over.
+func (k *Keeper) serverExited(s *server, status syscall.WaitStatus) {
+	k.mu.Lock()
+	s.out.close()
+	s.link.close()
+	k.server = nil
+	request := k.last
+	if !s.ready || status.Exited() && status.ExitStatus() == 0 {
+		k.endIfIdle()
+		k.mu.Unlock()
+		s.settle(errors.New("the server ended before the mount answered; the log has the reason"))
+		return
+	}
+	k.restarting = true
+	k.mu.Unlock()
+	k.log.Error("the server died; starting another", "status", describe(status))
+	pause := time.Duration(0)
+	for {
+		time.Sleep(pause)
+		born := time.Now()
+		err := k.Mount(noDeadline, request)
+		if err == nil || errors.Is(err, syscall.EBUSY) {
+			k.mu.Lock()
+			k.restarting = false
+			k.mu.Unlock()
+			return
+		}
+		k.log.Error("the server did not come back", "err", err)
+		pause = max(firstPause, min(2*pause, lastPause))
+		if time.Since(born) > longLife {
+			pause = 0
+		}
+	}
+}
+
+func describe(s syscall.WaitStatus) string {
+	if s.Signaled() {
+		return s.Signal().String()
+	}
+	return fmt.Sprintf("exit %d", s.ExitStatus())
+}
+
+// End asks the server to unmount. The keeper's work is done then, unless containers live: it stays their parent.
+func (k *Keeper) End() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.server == nil {
+		k.restarting = false
+		k.endIfIdle()
+		return
+	}
+	if err := syscall.Kill(k.server.pid, syscall.SIGTERM); err != nil { // its own child, not yet waited for: no other process has this pid
+		k.log.Error("the server cannot be asked to end", "err", err)
+	}
+}

@@ -1,0 +1,249 @@
+package cgroup
+
+import (
+	"cmp"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/ctrfs/ctrfs/engine"
+	"github.com/moby/sys/mountinfo"
+)
+
+// Host is what a machine offers: its hierarchies, and where in them each file lives. It is immutable.
+type Host struct {
+	used   []*hierarchy // those that the table needs, the home first
+	places []*place     // one for each row of the table
+	leaf   bool         // the v2 hierarchy carries controllers, so processes live in leaves
+	wanted []string     // controllers to enable in the v2 hierarchy
+
+	limits  []*place // those of places that are limits
+	initial []string // what each limit is in a new group
+}
+
+// hierarchy is one mounted cgroup hierarchy.
+type hierarchy struct {
+	mount       string   // where it is mounted
+	root        string   // which of its directories is; "/" unless this is a container itself
+	unified     bool     // v2
+	readonly    bool     // nothing can be made in it
+	controllers []string // v1: also other mount options; v2: what cgroup.controllers offers
+	index       int      // in Host.used
+}
+
+// Detect finds the cgroup hierarchies in a mount table in the format of proc_pid_mountinfo(5); nil is this process's own.
+// It takes them where they are: cpu and cpuacct together or apart, and not every controller of /proc/cgroups is mounted.
+// Errors: EIO for a table that cannot be read, ENODEV when nothing useful is mounted.
+func Detect(table io.Reader) (*Host, error) {
+	if table == nil {
+		f, err := os.Open("/proc/self/mountinfo")
+		if err != nil {
+			return nil, &engine.Error{Op: "open", File: "/proc/self/mountinfo", Errno: engine.Errno(err)}
+		}
+		defer f.Close()
+		table = f
+	}
+	found, err := parseMounts(table)
+	if err != nil {
+		return nil, err
+	}
+	for _, y := range found {
+		if y.unified {
+			if y.controllers, err = offered(y.mount); err != nil {
+				return nil, err
+			}
+		}
+	}
+	h := newHost(found)
+	if len(h.used) == 0 {
+		return nil, &engine.Error{Op: "detect", File: "cgroup", Errno: syscall.ENODEV,
+			Why: "no cgroup hierarchy is mounted for writing", Cure: "mount -t cgroup2 none /sys/fs/cgroup"}
+	}
+	return h, nil
+}
+
+// parseMounts lists the hierarchies of a mount table, each once. Of several mounts of one, the first that shows its root
+// and can be written is taken, else the first.
+func parseMounts(table io.Reader) ([]*hierarchy, error) {
+	mounts, err := mountinfo.GetMountsFromReader(table, mountinfo.FSTypeFilter("cgroup", "cgroup2"))
+	if err != nil {
+		return nil, &engine.Error{Op: "read", File: "mountinfo", Errno: syscall.EIO, Err: err}
+	}
+	var all []*hierarchy
+	seen := map[[2]int]*hierarchy{}
+	for _, m := range mounts {
+		y := &hierarchy{mount: m.Mountpoint, root: m.Root, unified: m.FSType == "cgroup2"}
+		options := strings.Split(m.Options+","+m.VFSOptions, ",")
+		y.readonly = slices.Contains(options, "ro")
+		// v1 tells its controllers among the options of the superblock; the others, such as rw, xattr and name=, are nobody's
+		// controller and need no filter. v2 tells them in a file, which is not this function's to read.
+		if !y.unified {
+			y.controllers = strings.Split(m.VFSOptions, ",")
+		}
+		// A hierarchy is one superblock. Container engines bind it into their roots as well, mostly read-only and a part of it.
+		device := [2]int{m.Major, m.Minor}
+		if old := seen[device]; old == nil {
+			seen[device] = y
+			all = append(all, y)
+		} else if !old.whole() && y.whole() {
+			*old = *y
+		}
+	}
+	return all, nil
+}
+
+func (y *hierarchy) whole() bool { return y.root == "/" && !y.readonly }
+
+// offered reads which controllers a v2 mount has to give.
+func offered(mount string) ([]string, error) {
+	d, err := openDir(mount)
+	if err != nil {
+		return nil, err
+	}
+	defer d.close()
+	text, err := d.read("cgroup.controllers")
+	return strings.Fields(text), err
+}
+
+// newHost finds a place for every row of the table, and keeps the hierarchies that rows need.
+func newHost(found []*hierarchy) *Host {
+	h := &Host{}
+	for i := range table {
+		p := &place{row: &table[i]}
+		h.places = append(h.places, p)
+		if p.limit != nil {
+			h.limits = append(h.limits, p)
+			h.initial = append(h.initial, p.initial)
+		}
+		p.settle(found)
+		for _, y := range p.in {
+			if y != nil && !slices.Contains(h.used, y) {
+				h.used = append(h.used, y)
+			}
+		}
+		if p.v2 && p.controller != "" && !slices.Contains(h.wanted, p.controller) {
+			h.wanted = append(h.wanted, p.controller)
+		}
+	}
+	// Without controllers to enable there are no internal processes to forbid, and a hybrid host is spared a directory.
+	h.leaf = len(h.wanted) > 0
+	slices.SortStableFunc(h.used, func(a, b *hierarchy) int { return a.rank() - b.rank() })
+	for i, y := range h.used {
+		y.index = i
+	}
+	for _, p := range h.places {
+		for i, y := range p.in {
+			if y == nil && len(h.used) > 0 {
+				p.in[i] = h.used[0]
+			}
+		}
+	}
+	return h
+}
+
+// rank orders hierarchies by how well they serve as the home: lowest first. Killing needs the freezer and the list of
+// processes to be of one hierarchy, or a process that is joining could be in the one and not the other.
+func (y *hierarchy) rank() int {
+	switch {
+	case y.unified:
+		return 0
+	case slices.Contains(y.controllers, "freezer"):
+		return 1
+	}
+	return 2
+}
+
+// settle decides whether the file lives in v2 or in v1 and in which hierarchies, nil standing for the home, or notes why it
+// lives in neither. The order is no preference: the kernel gives a controller to one hierarchy at a time, and core files of
+// v2 do all that the freezer does without its traps.
+func (p *place) settle(found []*hierarchy) {
+	why := ""
+	for _, y := range found {
+		if !y.unified || p.controller != "" && !slices.Contains(y.controllers, p.controller) {
+			continue
+		}
+		if !y.readonly {
+			p.v2, p.in = true, []*hierarchy{y}
+			return
+		}
+		why = y.mount + " is mounted read-only"
+	}
+	var in []*hierarchy
+	for _, file := range p.v1 {
+		y, lack := find(file, found)
+		if lack != "" {
+			p.lack = cmp.Or(why, lack)
+			return
+		}
+		in = append(in, y)
+	}
+	if p.in = in; len(in) == 0 {
+		p.lack = cmp.Or(why, "only cgroup v2 has it")
+	}
+}
+
+// find returns the v1 hierarchy of a file, or why there is none.
+func find(file string, found []*hierarchy) (y *hierarchy, lack string) {
+	controller, _, _ := strings.Cut(file, ".")
+	if controller == "cgroup" {
+		return nil, "" // the home is known only when all rows have their places
+	}
+	for _, y := range found {
+		if y.unified || !slices.Contains(y.controllers, controller) {
+			continue
+		}
+		if y.readonly {
+			return nil, y.mount + " is mounted read-only"
+		}
+		return y, ""
+	}
+	return nil, "no mounted hierarchy has the controller " + controller
+}
+
+// Mode is "v2", "v1", or "hybrid" when files of both are used.
+func (h *Host) Mode() string {
+	v2 := h.used[0].unified
+	switch {
+	case v2 && len(h.used) == 1:
+		return "v2"
+	case v2:
+		return "hybrid"
+	}
+	return "v1"
+}
+
+// Controllers lists, sorted and by their v2 names, the controllers that groups have.
+func (h *Host) Controllers() []string {
+	var names []string
+	for _, p := range h.places {
+		if p.lack == "" && p.controller != "" {
+			names = append(names, p.controller)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// Features tells the mode, every controller, and each file that is missing though its controller is there, with reasons.
+func (h *Host) Features() []engine.Feature {
+	out := []engine.Feature{{Name: "cgroup", Value: h.Mode()}}
+	have := h.Controllers()
+	told := map[string]bool{"": true}
+	for _, p := range h.places {
+		there := p.controller == "" || slices.Contains(have, p.controller)
+		if !told[p.controller] {
+			told[p.controller] = true
+			if there {
+				out = append(out, engine.Feature{Name: "cgroup-" + p.controller, Value: "yes"})
+			} else {
+				out = append(out, engine.Feature{Name: "cgroup-" + p.controller, Value: "no", Reason: p.lack})
+			}
+		}
+		if there && p.lack != "" {
+			out = append(out, engine.Feature{Name: p.file, Value: "no", Reason: p.lack})
+		}
+	}
+	return out
+}

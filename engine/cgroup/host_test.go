@@ -1,0 +1,225 @@
+package cgroup
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// render tells all of a host as text.
+func render(h *Host) string {
+	var b strings.Builder
+	for _, f := range h.Features() {
+		fmt.Fprintln(&b, strings.TrimSpace(strings.Join([]string{f.Name, f.Value, f.Reason}, " ")))
+	}
+	for _, y := range h.used {
+		fmt.Fprintf(&b, "use %s\n", y.mount)
+	}
+	if h.leaf {
+		fmt.Fprintf(&b, "leaf %s\n", strings.Join(h.wanted, " "))
+	}
+	return b.String()
+}
+
+// Mount tables of real systems, cut to the cgroup lines and one other. V2 stands for a directory that has a file
+// cgroup.controllers, with the content given: this machine need not have what the table says.
+var detections = []struct{ name, offers, table, want string }{
+	{"v2", "cpuset cpu io memory hugetlb pids", `
+22 1 0:20 / /proc rw,relatime shared:12 - proc proc rw
+30 23 0:26 / V2 rw,nosuid,nodev,noexec,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot
+`, `cgroup v2
+cgroup-memory yes
+cgroup-pids yes
+cgroup-cpu yes
+use V2
+leaf memory pids cpu
+`},
+	{"v2 without memory", "cpu pids", `
+30 23 0:26 / V2 rw - cgroup2 cgroup2 rw
+`, `cgroup v2
+cgroup-memory no no mounted hierarchy has the controller memory
+cgroup-pids yes
+cgroup-cpu yes
+use V2
+leaf pids cpu
+`},
+	{"hybrid of systemd, cpu and cpuacct together", "", `
+31 30 0:27 / V2 rw shared:10 - cgroup2 cgroup2 rw
+32 30 0:28 / /c/systemd rw shared:11 - cgroup cgroup rw,xattr,name=systemd
+35 30 0:31 / /c/cpu,cpuacct rw shared:15 - cgroup cgroup rw,cpu,cpuacct
+36 30 0:32 / /c/memory rw shared:16 - cgroup cgroup rw,memory
+37 30 0:33 / /c/freezer rw shared:17 - cgroup cgroup rw,freezer
+38 30 0:34 / /c/pids rw shared:18 - cgroup cgroup rw,pids
+`, `cgroup hybrid
+cgroup-memory yes
+cgroup-pids yes
+cgroup-cpu yes
+use V2
+use /c/memory
+use /c/pids
+use /c/cpu,cpuacct
+`},
+	{"a controller moved to v2", "memory", `
+31 30 0:27 / V2 rw - cgroup2 cgroup2 rw
+38 30 0:34 / /c/pids rw - cgroup cgroup rw,pids
+`, `cgroup hybrid
+cgroup-memory yes
+cgroup-pids yes
+cgroup-cpu no no mounted hierarchy has the controller cpu
+use V2
+use /c/pids
+leaf memory
+`},
+	{"v1, no cpuacct, pids read-only", "", `
+35 30 0:31 / /c/cpu rw - cgroup cgroup rw,cpu
+36 30 0:32 / /c/memory rw - cgroup cgroup rw,memory
+37 30 0:33 / /c/freezer rw - cgroup cgroup rw,freezer
+38 30 0:34 / /c/pids ro,nosuid - cgroup cgroup rw,pids
+`, `cgroup v1
+cgroup-memory yes
+cgroup-pids no /c/pids is mounted read-only
+cgroup-cpu yes
+cpu.stat no no mounted hierarchy has the controller cpuacct
+use /c/freezer
+use /c/memory
+use /c/cpu
+`},
+	{"v1 without a freezer, mounted twice", "", `
+38 30 0:34 /docker/1 /guest/pids rw - cgroup cgroup rw,pids
+39 30 0:34 / /c/pids rw - cgroup cgroup rw,pids
+40 30 0:34 / /d/pids rw - cgroup cgroup rw,pids
+`, `cgroup v1
+cgroup-memory no no mounted hierarchy has the controller memory
+cgroup-pids yes
+cgroup-cpu no no mounted hierarchy has the controller cpu
+cgroup.events no no mounted hierarchy has the controller freezer
+cgroup.freeze no no mounted hierarchy has the controller freezer
+use /c/pids
+`},
+}
+
+func TestDetect(t *testing.T) {
+	for _, c := range detections {
+		t.Run(c.name, func(t *testing.T) {
+			v2 := t.TempDir()
+			if err := os.WriteFile(filepath.Join(v2, "cgroup.controllers"), []byte(c.offers+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			h, err := Detect(strings.NewReader(strings.TrimPrefix(strings.ReplaceAll(c.table, "V2", v2), "\n")))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.ReplaceAll(render(h), v2, "V2"); got != c.want {
+				t.Errorf("got\n%s\nwant\n%s", got, c.want)
+			}
+		})
+	}
+}
+
+func TestDetectNothing(t *testing.T) {
+	for table, errno := range map[string]syscall.Errno{
+		"": syscall.ENODEV,
+		"32 30 0:28 / /c/systemd rw - cgroup cgroup rw,name=systemd\n": syscall.ENODEV,
+		"36 30 0:32 / /c/memory ro - cgroup cgroup rw,memory\n":        syscall.ENODEV,
+		"36 30 0:32 / /c/mem":                     syscall.EIO,
+		"31 30 0:27 / /nowhere rw - cgroup2 x rw": syscall.ENOENT,
+	} {
+		_, err := Detect(strings.NewReader(table))
+		wantErrno(t, err, errno)
+	}
+}
+
+// A hidden hierarchy must not become a tree of plain directories that limit nothing.
+func TestTreeWantsCgroups(t *testing.T) {
+	dir := t.TempDir()
+	h, err := Detect(strings.NewReader("38 30 0:34 / " + dir + " rw - cgroup cgroup rw,pids\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = h.Tree("ctrfs-test")
+	wantErrno(t, err, syscall.ENODEV)
+	if list, _ := os.ReadDir(dir); len(list) > 0 {
+		t.Errorf("made %v", list)
+	}
+}
+
+// What this machine's features say and what its files do must be the same.
+func TestFeaturesAreTrue(t *testing.T) {
+	onHosts(t, "", func(t *testing.T, tree *Tree) {
+		g := create(t, tree, "a", nil)
+		for _, p := range tree.host.places {
+			text, err := g.Read(p.file)
+			if p.blind {
+				wantErrno(t, err, syscall.EACCES)
+				continue
+			}
+			if p.lack != "" {
+				wantErrno(t, err, syscall.EOPNOTSUPP)
+				if !strings.Contains(err.Error(), p.lack) {
+					t.Errorf("%v does not say %q", err, p.lack)
+				}
+			} else if err != nil || p.file != "cgroup.procs" && !strings.HasSuffix(text, "\n") {
+				t.Errorf("%s: %q, %v", p.file, text, err)
+			}
+		}
+	})
+}
+
+func TestMember(t *testing.T) {
+	const text = "8:pids:/user/a\n3:cpu,cpuacct:/x\n2:name=systemd:/cpu\n0::/../out\n"
+	for _, c := range []struct {
+		root, controllers string
+		unified           bool
+		want              string
+		ok                bool
+	}{
+		{"/", "rw,pids", false, "./user/a", true},
+		{"/user", "rw,pids", false, "./a", true},
+		{"/other", "rw,pids", false, "", false},
+		{"/", "rw,cpu,cpuacct", false, "./x", true},
+		{"/", "rw,memory", false, "", false},
+		{"/", "", true, "", false},
+	} {
+		y := &hierarchy{root: c.root, unified: c.unified, controllers: strings.Split(c.controllers, ",")}
+		got, ok := y.member(text)
+		if ok != c.ok || ok && got != c.want {
+			t.Errorf("%+v: got %q, %v", c, got, ok)
+		}
+	}
+}
+
+func FuzzMountinfo(f *testing.F) {
+	for _, d := range detections {
+		f.Add(d.table)
+	}
+	f.Fuzz(func(t *testing.T, table string) {
+		found, err := parseMounts(strings.NewReader(table))
+		if err != nil {
+			return
+		}
+		h := newHost(found)
+		for _, p := range h.places {
+			if (p.lack == "") != (len(p.in) > 0) {
+				t.Fatalf("%s: %q and %d places", p.file, p.lack, len(p.in))
+			}
+		}
+		for _, y := range h.used {
+			if y.readonly {
+				t.Fatalf("%s is read-only and used", y.mount)
+			}
+		}
+	})
+}
+
+func FuzzMember(f *testing.F) {
+	f.Add("8:pids:/user/a\n0::/\n", "/user")
+	f.Fuzz(func(t *testing.T, text, root string) {
+		y := &hierarchy{root: root, controllers: []string{"rw", "pids"}}
+		if group, ok := y.member(text); ok && !strings.HasPrefix(group, "./") {
+			t.Fatalf("%q", group)
+		}
+	})
+}

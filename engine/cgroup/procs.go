@@ -1,0 +1,134 @@
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/ctrfs/ctrfs/engine"
+	"golang.org/x/sys/unix"
+)
+
+// Join is what a newly forked child needs to get into a group without waiting for the kernel. Every other way, such as the
+// parent writing the child's pid, costs a grace period of about 7 ms on an idle machine (kernel/cgroup/cgroup.c,
+// cgroup_procs_write_start).
+type Join struct {
+	// Into is the v2 directory for clone3(2) with CLONE_INTO_CGROUP; nil without a v2 hierarchy.
+	Into *os.File
+	// Tasks are the v1 files into which the child, while it has one thread, writes the literal "0".
+	Tasks []*os.File
+}
+
+// Join opens the group for joining. The caller closes it.
+func (g *Group) Join() (*Join, error) {
+	j := &Join{}
+	for _, y := range g.tree.host.used {
+		name, flags := path.Join(g.path, "tasks"), unix.O_WRONLY
+		if y.unified {
+			name, flags = g.own(y), unix.O_RDONLY|unix.O_DIRECTORY
+		}
+		fd, err := g.top(y).open(name, flags)
+		if err != nil {
+			j.Close()
+			return nil, err
+		}
+		file := os.NewFile(uintptr(fd), name)
+		if y.unified {
+			j.Into = file
+		} else {
+			j.Tasks = append(j.Tasks, file)
+		}
+	}
+	return j, nil
+}
+
+// Close gives the descriptors back.
+func (j *Join) Close() {
+	if j.Into != nil {
+		j.Into.Close()
+	}
+	for _, f := range j.Tasks {
+		f.Close()
+	}
+}
+
+// Procs lists the host pids of the processes in the group and in all groups below it.
+func (g *Group) Procs() ([]int, error) {
+	text, err := g.tree.tops[0].readBelow(g.path, "cgroup.procs")
+	if err != nil {
+		return nil, g.refuse("read", "cgroup.procs", "", err)
+	}
+	return pidList(text), nil
+}
+
+// OwnProcs lists the host pids of the processes in the group, without groups below it.
+func (g *Group) OwnProcs() ([]int, error) {
+	text, err := g.Read("cgroup.procs")
+	return pidList(text), err
+}
+
+// writeProcs moves a process into the group in every hierarchy, the home last: who is seen in a group has its limits. It
+// moves it back where one refuses.
+func (g *Group) writeProcs(value string) error {
+	pid, err := strconv.ParseUint(value, 10, 31)
+	if err != nil || pid == 0 { // 0 would be this very process
+		return engine.Invalid("cgroup.procs", value, "not a process id", "write one host pid")
+	}
+	from, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if errors.Is(err, os.ErrNotExist) {
+		err = unix.ESRCH
+	}
+	if err != nil {
+		return g.refuse("write", "cgroup.procs", value, g.tree.tops[0].fail("write", "cgroup.procs", value, err))
+	}
+	// The text is read before the first move: afterwards nobody knows where the process belongs.
+	for i, y := range slices.Backward(g.tree.host.used) {
+		err := g.top(y).write(path.Join(g.own(y), "cgroup.procs"), value)
+		if err != nil {
+			back := g.tree.moveBack(g.tree.host.used[i+1:], string(from), value)
+			return also(g.refuse("write", "cgroup.procs", value, err), back)
+		}
+	}
+	return nil
+}
+
+// moveBack returns a process to the groups that the text of its /proc/PID/cgroup tells, in the given hierarchies. One that
+// has exited meanwhile is fine.
+func (t *Tree) moveBack(moved []*hierarchy, from, pid string) error {
+	var errs []error
+	for _, y := range moved {
+		group, ok := y.member(from)
+		if !ok {
+			continue // it was outside of what is mounted here, and out of reach
+		}
+		err := t.roots[y.index].write(path.Join(group, "cgroup.procs"), pid)
+		if !errors.Is(err, unix.ESRCH) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// member finds, in the text of a /proc/PID/cgroup (cgroups(7)), the process's group in hierarchy y, relative to its mount.
+func (y *hierarchy) member(text string) (group string, ok bool) {
+	for line := range strings.Lines(text) {
+		id, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
+		controllers, group, _ := strings.Cut(rest, ":")
+		mine := y.unified && id == "0" && controllers == ""
+		for c := range strings.SplitSeq(controllers, ",") {
+			mine = mine || !y.unified && c != "" && slices.Contains(y.controllers, c)
+		}
+		if !mine {
+			continue
+		}
+		// Seen from a cgroup namespace, a group outside of it starts with "/..".
+		rel, ok := strings.CutPrefix(group, strings.TrimSuffix(y.root, "/"))
+		ok = ok && strings.HasPrefix(rel, "/") && !strings.HasPrefix(rel, "/..")
+		return "." + rel, ok
+	}
+	return "", false
+}

@@ -111,7 +111,7 @@ func (c *Config) Clone() *Config {
 	out.Spec.Process = clonePtr(c.Spec.Process)
 	out.Spec.Root = clonePtr(c.Spec.Root)
 	out.Spec.Linux = clonePtr(c.Spec.Linux)
-	out.Spec.Linux.Resources = clonePtr(c.Spec.Linux.Resources)
+	out.Spec.Linux.Resources = clonePtr(out.Spec.Linux.Resources)
 	r := out.Spec.Linux.Resources
 	if r.Memory != nil {
 		r.Memory = clonePtr(r.Memory)

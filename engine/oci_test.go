@@ -69,6 +69,14 @@ func TestOCIRefusals(t *testing.T) {
 	}
 }
 
+// TestOCIMinimum: a specification may leave nearly everything out; what a start needs all the same is asked for by name.
+func TestOCIMinimum(t *testing.T) {
+	_, err := ParseOCI([]byte(`{"ociVersion":"1.0.0"}`))
+	if Errno(err) != syscall.EOPNOTSUPP || !strings.Contains(err.Error(), "pid namespace") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // TestNothingSetIsUnhonoured: a default container can be copied by its config.json.
 func TestNothingSetIsUnhonoured(t *testing.T) {
 	text, err := NewConfig().OCI("name")

@@ -1,0 +1,277 @@
+package local
+
+import (
+	"context"
+	"maps"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/ctrfs/ctrfs/engine"
+	"github.com/ctrfs/ctrfs/engine/cgroup"
+	"github.com/ctrfs/ctrfs/overlay"
+)
+
+// container is one container of this machine.
+type container struct {
+	e  *Engine
+	id string // immutable
+
+	// action serialises what changes the container: a token taken with [container.begin]. It is held during a launch,
+	// unlike mu, which is held for memory operations only.
+	action chan struct{}
+
+	// Guarded by Engine.mu.
+	parent   *container
+	children map[string]*container
+	removed  bool
+
+	generation atomic.Uint64
+
+	mu      sync.Mutex
+	name    string        // guarded by mu, changed under Engine.mu too
+	path    string        // likewise
+	rec     record        // guarded by mu; Config is never changed, only replaced
+	state   engine.State  // guarded by mu
+	pid     int           // guarded by mu
+	pidfd   *os.File      // guarded by mu; nil when nothing runs
+	started time.Time     // guarded by mu; of the present run
+	oomBase uint64        // guarded by mu; OOM kills before the present run
+	failure string        // guarded by mu
+	changed time.Time     // guarded by mu
+	moved   chan struct{} // guarded by mu; closed and replaced when the state changes
+	steps   string        // guarded by mu; the plan of the last start
+	group   *cgroup.Group // guarded by mu; nil until something needs it
+	root    *overlay.Root // guarded by mu; held while it runs, so that nobody waits for its teardown
+
+	saving  sync.Mutex     // one writer of the record at a time; taken after the action token, before mu
+	unkept  bool           // the record is unlinked for good; guarded by saving
+	settled sync.WaitGroup // what follows an exit in the background: the root's teardown, the record
+}
+
+func newContainer(e *Engine, r record) *container {
+	c := &container{e: e, id: r.ID, action: make(chan struct{}, 1), children: map[string]*container{},
+		name: r.Name, path: r.Name, rec: r, state: engine.Created, changed: time.Now(), moved: make(chan struct{})}
+	if r.Started {
+		c.state = engine.Exited
+	}
+	return c
+}
+
+// actionLimit is how long an operation waits for another one on the same container. Each takes milliseconds, but for a
+// launch whose program lies on a dead file server; then the answer is EBUSY.
+const actionLimit = 500 * time.Millisecond
+
+// begin takes the action token; the result gives it back.
+func (c *container) begin(op string) (end func(), err error) {
+	select {
+	case c.action <- struct{}{}:
+		return func() { <-c.action }, nil
+	default:
+	}
+	timer := time.NewTimer(actionLimit)
+	defer timer.Stop()
+	select {
+	case c.action <- struct{}{}:
+		return func() { <-c.action }, nil
+	case <-timer.C:
+		return nil, &engine.Error{Op: op, File: c.View().Path, Errno: syscall.EBUSY, Why: "another operation on it has not ended", Cure: "try again"}
+	}
+}
+
+// View implements [engine.Container].
+func (c *container) View() *engine.View {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return &engine.View{ID: c.id, Name: c.name, Path: c.path, Config: c.rec.Config, State: c.state, PID: c.pid,
+		Started: c.started, Exit: c.rec.Exit, Failure: c.failure, Changed: c.changed}
+}
+
+// Generation implements [engine.Container].
+func (c *container) Generation() uint64 { return c.generation.Load() }
+
+// touched notes a change. c.mu is held.
+func (c *container) touched() {
+	c.generation.Add(1)
+	c.changed = time.Now()
+}
+
+// enter changes the state and wakes whoever waits for that. c.mu is held.
+func (c *container) enter(s engine.State) {
+	c.state = s
+	c.touched()
+	close(c.moved)
+	c.moved = make(chan struct{})
+}
+
+// Owner implements [engine.Container].
+func (c *container) Owner(file string) (engine.Owner, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if file == "" {
+		return c.rec.Owner, true
+	}
+	o, ok := c.rec.Owners[file]
+	return o, ok
+}
+
+// SetOwner implements [engine.Container].
+func (c *container) SetOwner(file string, o engine.Owner) error {
+	end, err := c.begin("chown")
+	if err != nil {
+		return err
+	}
+	defer end()
+	return c.amend(func(r *record) {
+		if file == "" {
+			r.Owner = o
+			return
+		}
+		r.Owners = maps.Clone(r.Owners)
+		if r.Owners == nil {
+			r.Owners = map[string]engine.Owner{}
+		}
+		r.Owners[file] = o
+	})
+}
+
+// amend changes the record: on disk first, then in memory. The action token is held.
+func (c *container) amend(change func(*record)) error {
+	c.saving.Lock()
+	defer c.saving.Unlock()
+	c.mu.Lock()
+	next := c.rec
+	c.mu.Unlock()
+	change(&next)
+	if err := c.e.store.save(&next); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	// An exit may have come meanwhile; it has its own way to the disk, behind this one.
+	next.Exit, next.Started, next.KillAt = c.rec.Exit, c.rec.Started, c.rec.KillAt
+	c.rec = next
+	c.touched()
+	return nil
+}
+
+// Fail implements [engine.Container].
+func (c *container) Fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failure = err.Error()
+	c.touched()
+}
+
+// Update implements [engine.Container].
+func (c *container) Update(by engine.Caller, file string, live bool, change func(*engine.Config) error) error {
+	if err := rootOnly(by, "write", file); err != nil {
+		return err
+	}
+	end, err := c.begin("write")
+	if err != nil {
+		return err
+	}
+	defer end()
+	v := c.View()
+	if v.State.Active() && !live {
+		return &engine.Error{Op: "write", File: file, Errno: syscall.EBUSY, Why: "it cannot change while the container is " + string(v.State),
+			Cure: "stop it first: echo 1 > stop"}
+	}
+	next := v.Config.Clone()
+	if err := change(next); err != nil {
+		return err
+	}
+	if err := next.Validate(); err != nil {
+		return err
+	}
+	if next.Rootfs() != v.Config.Rootfs() {
+		if err := c.e.roots.Check(next.Rootfs()); err != nil {
+			return err
+		}
+	}
+	return c.commit(v.Config, next)
+}
+
+// commit applies a configuration to the groups, keeps it, and takes it. What was applied is taken back when it cannot be
+// kept.
+func (c *container) commit(old, next *engine.Config) error {
+	c.mu.Lock()
+	group := c.group
+	c.mu.Unlock()
+	if group != nil {
+		if err := group.Apply(next.Spec.Linux.Resources); err != nil {
+			return err
+		}
+	}
+	err := c.amend(func(r *record) { r.Config = next })
+	if err != nil && group != nil {
+		if undo := group.Apply(old.Spec.Linux.Resources); undo != nil {
+			c.e.log.Error("limits are not what the configuration says", "container", c.id, "err", undo)
+		}
+	}
+	return err
+}
+
+// rootOnly refuses everybody but root. A container has no user namespace of its own yet, so whoever configures one decides
+// what real root does.
+func rootOnly(by engine.Caller, op, file string) error {
+	if by.UID == 0 {
+		return nil
+	}
+	return &engine.Error{Op: op, File: file, Errno: syscall.EPERM, Why: "only root may configure containers",
+		Cure: "ask root to do it; root can let you use its actions with chmod"}
+}
+
+// Wait implements [engine.Container].
+func (c *container) Wait(ctx context.Context) (engine.Exit, error) {
+	for {
+		c.mu.Lock()
+		active, exit, moved := c.state.Active(), c.rec.Exit, c.moved
+		c.mu.Unlock()
+		if !active {
+			return exit, nil
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return engine.Exit{}, ctx.Err()
+		}
+	}
+}
+
+// logReader reads the log that the container has now: a start replaces the file, and an open log follows.
+type logReader struct{ name string }
+
+// Log implements [engine.Container].
+func (c *container) Log() (engine.Log, error) { return logReader{c.logPath()}, nil }
+
+func (c *container) logPath() string { return filepath.Join(c.e.store.container(c.id), logName) }
+
+func (l logReader) ReadAt(b []byte, off int64) (int, error) {
+	f, err := os.Open(l.name)
+	if os.IsNotExist(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	return f.ReadAt(b, off)
+}
+
+func (l logReader) Size() (int64, error) {
+	info, err := os.Stat(l.name)
+	if os.IsNotExist(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}
+
+func (l logReader) Close() error { return nil }

@@ -1,0 +1,164 @@
+package local
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/prometheus/procfs"
+	"golang.org/x/sys/unix"
+
+	"github.com/ctrfs/ctrfs/engine"
+	"github.com/ctrfs/ctrfs/engine/cgroup"
+	"github.com/ctrfs/ctrfs/overlay"
+)
+
+// Processes implements [engine.Container]. It reads the host's procfs only: nothing of the container's is opened.
+func (c *container) Processes() ([]engine.Process, error) {
+	procs, err := procfs.NewDefaultFS()
+	if err != nil {
+		return nil, err
+	}
+	var out []engine.Process
+	for _, m := range c.family() {
+		m.mu.Lock()
+		group, path := m.group, m.path
+		m.mu.Unlock()
+		if group == nil {
+			continue
+		}
+		pids, err := group.OwnProcs()
+		if err != nil {
+			return nil, err
+		}
+		for _, pid := range pids {
+			if p, err := process(procs, pid); err == nil { // else it has just exited
+				p.Container = path
+				out = append(out, p)
+			}
+		}
+	}
+	return out, nil
+}
+
+// family is the container and every one below it.
+func (c *container) family() []*container {
+	c.e.mu.RLock()
+	defer c.e.mu.RUnlock()
+	all := []*container{c}
+	for i := 0; i < len(all); i++ {
+		for _, child := range all[i].children {
+			all = append(all, child)
+		}
+	}
+	return all
+}
+
+// commandMax bounds the command line that a listing shows.
+const commandMax = 200
+
+// process reads one process.
+func process(procs procfs.FS, pid int) (engine.Process, error) {
+	proc, err := procs.Proc(pid)
+	if err != nil {
+		return engine.Process{}, err
+	}
+	stat, err := proc.Stat()
+	if err != nil {
+		return engine.Process{}, err
+	}
+	status, err := proc.NewStatus()
+	if err != nil {
+		return engine.Process{}, err
+	}
+	p := engine.Process{PID: pid, User: fmt.Sprint(status.UIDs[1]), State: stat.State, RSS: uint64(stat.ResidentMemory()),
+		CPU: time.Duration(stat.CPUTime() * float64(time.Second))}
+	if n := len(status.NSpids); n > 0 {
+		p.Inner = int(status.NSpids[n-1])
+	}
+	args, err := proc.CmdLine()
+	if err != nil || len(args) == 0 {
+		args = []string{"[" + stat.Comm + "]"}
+	}
+	p.Command = printable(strings.Join(args, " "))
+	return p, nil
+}
+
+// printable keeps a program from writing its own lines into a listing.
+func printable(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return '?'
+		}
+		return r
+	}, s)
+	if len(s) > commandMax {
+		s = strings.ToValidUTF8(s[:commandMax], "") + "…"
+	}
+	return s
+}
+
+// gauges are the resource files that hold one number, by the name of the statistic.
+var gauges = []string{"memory.current", "memory.peak", "pids.current"}
+
+// Stats implements [engine.Container].
+func (c *container) Stats() []engine.Stat {
+	var out []engine.Stat
+	add := func(name, text string) {
+		var n uint64
+		if _, err := fmt.Sscan(text, &n); err == nil {
+			out = append(out, engine.Stat{Name: name, Value: n})
+		}
+	}
+	if text, err := c.ReadControl("cpu.stat"); err == nil {
+		for line := range strings.Lines(text) {
+			if key, value, ok := strings.Cut(strings.TrimSpace(line), " "); ok {
+				add("cpu."+key, value)
+			}
+		}
+	}
+	for _, name := range gauges {
+		if text, err := c.ReadControl(name); err == nil {
+			add(name, strings.TrimSpace(text))
+		}
+	}
+	return out
+}
+
+// Probe finds out what this host offers, without an engine; dir is a directory for trying things in.
+func Probe(dir string) ([]engine.Feature, error) {
+	host, err := cgroup.Detect(nil)
+	if err != nil {
+		return nil, err
+	}
+	roots, err := overlay.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	return probe(host, roots), roots.Close()
+}
+
+// probe finds out what this host offers: by trying, never by version.
+func probe(host *cgroup.Host, roots *overlay.Store) []engine.Feature {
+	var uts unix.Utsname
+	kernel := "unknown"
+	if unix.Uname(&uts) == nil {
+		kernel = unix.ByteSliceToString(uts.Release[:])
+	}
+	features := []engine.Feature{{Name: "kernel", Value: kernel}}
+	features = append(features, host.Features()...)
+	for _, ns := range []string{"pid", "net", "mnt", "ipc", "uts", "cgroup", "user", "time"} {
+		features = append(features, exists(ns+"ns", filepath.Join("/proc/self/ns", ns), "the kernel is built without it"))
+	}
+	features = append(features, roots.Features(nil)...)
+	return append(features, exists("seccomp", "/proc/sys/kernel/seccomp", "the kernel is built without CONFIG_SECCOMP_FILTER"))
+}
+
+func exists(name, path, reason string) engine.Feature {
+	if _, err := os.Stat(path); err != nil {
+		return engine.Feature{Name: name, Value: "no", Reason: reason}
+	}
+	return engine.Feature{Name: name, Value: "yes"}
+}

@@ -1,0 +1,210 @@
+package local
+
+import (
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ctrfs/ctrfs/engine"
+	"github.com/ctrfs/ctrfs/engine/keeper"
+)
+
+// exited takes an exit that the keeper reports. It may be one that an earlier server has recorded but not acknowledged.
+func (e *Engine) exited(x keeper.Exit) {
+	e.mu.RLock()
+	c := e.byID[x.ID]
+	e.mu.RUnlock()
+	if c != nil && c.take(x) {
+		return // acknowledged once it is on disk
+	}
+	e.acknowledge(x)
+}
+
+func (e *Engine) acknowledge(x keeper.Exit) {
+	if err := e.keeper.Acknowledge(x); err != nil {
+		e.log.Warn("an exit is not acknowledged; the keeper will report it again", "container", x.ID, "err", err)
+	}
+}
+
+// take makes an exit the container's last one, unless it is known already, and leaves the rest to the background: nobody
+// who waits for an exit waits for a disk or for a root's teardown.
+func (c *container) take(x keeper.Exit) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	stale := c.state.Active() && !c.started.Equal(x.Started)
+	if stale || !c.rec.Exit.Finished.Before(x.Finished) {
+		return false
+	}
+	exit := engine.Exit{Status: x.Status, Started: x.Started, Finished: x.Finished}
+	if c.group != nil {
+		kills, err := c.group.OOMKills()
+		exit.OOM = err == nil && kills > c.oomBase
+	}
+	root, pidfd := c.root, c.pidfd
+	c.pid, c.pidfd, c.root = 0, nil, nil
+	c.rec.Exit, c.rec.Started, c.rec.KillAt = exit, true, time.Time{}
+	c.enter(engine.Exited)
+	c.settled.Go(func() {
+		if pidfd != nil {
+			pidfd.Close()
+		}
+		if root != nil {
+			root.Close()
+		}
+		c.recordExit(x)
+	})
+	return true
+}
+
+// recordExit puts the exit on disk and lets the keeper forget it.
+func (c *container) recordExit(x keeper.Exit) {
+	c.saving.Lock()
+	defer c.saving.Unlock()
+	c.mu.Lock()
+	rec := c.rec
+	c.mu.Unlock()
+	if !c.unkept {
+		if err := c.e.store.save(&rec); err != nil {
+			c.e.log.Error("an exit is not on disk; the keeper's journal still has it", "container", c.id, "err", err)
+			return
+		}
+	}
+	c.e.acknowledge(x)
+}
+
+// signal sends a signal to PID 1.
+func (c *container) signal(op string, sig syscall.Signal) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pidfd == nil {
+		return &engine.Error{Op: op, File: c.path, Errno: syscall.EBUSY, Why: "nothing runs in it", Cure: "start it first: echo 1 > start"}
+	}
+	err := unix.PidfdSendSignal(int(c.pidfd.Fd()), sig, nil, 0)
+	if err != nil && err != unix.ESRCH { // it is just exiting
+		return &engine.Error{Op: op, File: c.path, Value: engine.SignalName(sig), Errno: engine.Errno(err)}
+	}
+	return nil
+}
+
+// Kill implements [engine.Container].
+func (c *container) Kill(by engine.Caller, sig syscall.Signal) error { return c.signal("kill", sig) }
+
+// Stop implements [engine.Container].
+func (c *container) Stop(by engine.Caller) error {
+	end, err := c.begin("stop")
+	if err != nil {
+		return err
+	}
+	defer end()
+	v := c.View()
+	sig, err := engine.ParseSignal("stop.signal", v.Config.StopSignal())
+	if err != nil {
+		return err
+	}
+	if v.State == engine.Paused { // a frozen program cannot obey
+		if err := c.freeze("0"); err != nil {
+			return err
+		}
+	}
+	if err := c.signal("stop", sig); err != nil {
+		return err
+	}
+	killAt := time.Now().Add(time.Duration(v.Config.StopTimeout()) * time.Second)
+	c.mu.Lock()
+	running, started := c.state.To(engine.Stopping), c.started
+	if running {
+		c.rec.KillAt = killAt
+		c.enter(engine.Stopping)
+	}
+	c.mu.Unlock()
+	if !running {
+		return nil // stopping already, or it has just exited
+	}
+	c.killLater(started, killAt)
+	return c.keep()
+}
+
+// keep writes the record as it is. The action token is held.
+func (c *container) keep() error { return c.amend(func(*record) {}) }
+
+// killLater kills a run that has not ended by then.
+func (c *container) killLater(started, at time.Time) {
+	time.AfterFunc(time.Until(at), func() {
+		c.mu.Lock()
+		same := c.state == engine.Stopping && c.started.Equal(started)
+		c.mu.Unlock()
+		if !same {
+			return
+		}
+		if err := c.signal("stop", syscall.SIGKILL); err != nil {
+			c.e.log.Error("a container that should stop cannot be killed", "container", c.id, "err", err)
+		}
+	})
+}
+
+// ReadControl implements [engine.Container]. Without a group, which comes with the first start, the files read as those of
+// an empty group.
+func (c *container) ReadControl(file string) (string, error) {
+	c.mu.Lock()
+	group := c.group
+	c.mu.Unlock()
+	if group != nil {
+		return group.Read(file)
+	}
+	if text, ok := emptyGroup[file]; ok {
+		return text, nil
+	}
+	return "", &engine.Error{Op: "read", File: file, Errno: syscall.EOPNOTSUPP}
+}
+
+// emptyGroup is what the files of a group read as in which nothing has run.
+var emptyGroup = map[string]string{
+	"memory.current": "0\n", "memory.peak": "0\n", "pids.current": "0\n", "cgroup.procs": "", "cgroup.freeze": "0\n",
+	"cpu.stat": "usage_usec 0\nuser_usec 0\nsystem_usec 0\nnr_periods 0\nnr_throttled 0\nthrottled_usec 0\n",
+}
+
+// WriteControl implements [engine.Container].
+func (c *container) WriteControl(by engine.Caller, file, value string) error {
+	if err := rootOnly(by, "write", file); err != nil {
+		return err
+	}
+	end, err := c.begin("write")
+	if err != nil {
+		return err
+	}
+	defer end()
+	if file == "cgroup.freeze" {
+		return c.freeze(strings.TrimSpace(value))
+	}
+	group, _, err := c.ensureGroup()
+	if err != nil {
+		return err
+	}
+	return group.Write(file, value)
+}
+
+// freeze freezes or thaws, and changes the state accordingly. The action token is held.
+func (c *container) freeze(value string) error {
+	if value != "0" && value != "1" {
+		return engine.Invalid("cgroup.freeze", value, "neither 0 nor 1", "write 1 to pause, 0 to resume")
+	}
+	group, _, err := c.ensureGroup()
+	if err != nil {
+		return err
+	}
+	if err := group.Write("cgroup.freeze", value); err != nil {
+		return err
+	}
+	next := engine.Paused
+	if value == "0" {
+		next = engine.Running
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state != engine.Stopping && c.state.To(next) && c.pidfd != nil {
+		c.enter(next)
+	}
+	return nil
+}

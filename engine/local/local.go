@@ -1,0 +1,422 @@
+// Package local is the engine of this machine: it keeps containers on disk, launches them through the keeper, and knows
+// what became of them.
+//
+// # Model
+//
+// An [Engine] composes what does the work: engine/cgroup for groups, overlay for roots, engine/plan and engine/launch for
+// the launch, engine/keeper for the processes. It alone decides about state. A container's record on disk is its
+// configuration and its last exit; whether it runs is never written down, but asked of the keeper, who knows.
+//
+// # Failure
+//
+// A refused operation has changed nothing: what a start made is undone in reverse order. After a crash, [New] reads
+// records and keeper, and removes groups and layers that belong to nobody.
+//
+// # Locks
+//
+// Outermost first: Engine.mu (names, parents, children), a container's action token (one change at a time), a container's
+// mu (its memory), store.mu.
+package local
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/ctrfs/ctrfs/engine"
+	"github.com/ctrfs/ctrfs/engine/cgroup"
+	"github.com/ctrfs/ctrfs/engine/keeper"
+	"github.com/ctrfs/ctrfs/overlay"
+)
+
+// Options are the places that an engine uses.
+type Options struct {
+	State string // what lasts; made if missing
+	Run   string // what lasts until the machine stops; made if missing
+	Log   *slog.Logger
+}
+
+// Engine implements [engine.Engine].
+type Engine struct {
+	log      *slog.Logger
+	store    *store
+	roots    *overlay.Store
+	host     *cgroup.Host
+	groups   *cgroup.Tree
+	keeper   *keeper.Client
+	facts    facts
+	features func() []engine.Feature // found out when first asked for
+
+	mu    sync.RWMutex
+	top   map[string]*container // guarded by mu
+	byID  map[string]*container // guarded by mu
+	owner engine.Owner          // of the mount's own directory; guarded by mu
+}
+
+// New opens the engine: it reads the records and the keeper's account of what lives and what has exited, and brings the
+// machine into agreement with that.
+func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, error) {
+	e := &Engine{log: o.Log, keeper: client, top: map[string]*container{}, byID: map[string]*container{}}
+	var err error
+	if e.facts, err = learn(o.Run); err != nil {
+		return nil, err
+	}
+	if e.host, err = cgroup.Detect(nil); err != nil {
+		return nil, err
+	}
+	if e.store, err = openStore(o.State, o.Log); err != nil {
+		return nil, err
+	}
+	name, err := e.store.instance(func() string { return strings.ToLower(rand.Text()[:8]) })
+	if err == nil {
+		e.groups, err = e.host.Tree("ctrfs-" + name)
+	}
+	if err == nil {
+		e.roots, err = overlay.Open(o.State)
+	}
+	if err == nil {
+		err = e.recover(account)
+	}
+	if err != nil {
+		e.store.close()
+		return nil, err
+	}
+	e.features = sync.OnceValue(func() []engine.Feature { return probe(e.host, e.roots) })
+	return e, nil
+}
+
+// Forbid tells the engine where it is mounted: a root there would make the server wait for itself.
+func (e *Engine) Forbid(dir string, dev uint64) { e.roots.Forbid(dir, dev) }
+
+// flushLimit bounds how long an unmount waits for the layers of removed containers to be deleted.
+const flushLimit = 5 * time.Second
+
+// Close ends the engine. What runs goes on; what does not run leaves nothing on the machine but the state directory.
+func (e *Engine) Close() {
+	e.mu.RLock()
+	all := slices.Collect(maps.Values(e.byID))
+	e.mu.RUnlock()
+	slices.SortFunc(all, func(a, b *container) int { return len(b.groupPath()) - len(a.groupPath()) }) // children first
+	for _, c := range all {
+		c.settled.Wait()
+		if !c.View().State.Active() {
+			if err := c.dropGroup(); err != nil {
+				e.log.Warn("a group stays behind", "container", c.id, "err", err)
+			}
+		}
+	}
+	flushed, cancel := context.WithTimeout(context.Background(), flushLimit)
+	defer cancel()
+	if err := e.roots.Flush(flushed); err != nil {
+		e.log.Warn("removed layers are left to the next mount", "err", err)
+	}
+	if err := e.groups.Remove(); err != nil && !errors.Is(err, syscall.EBUSY) {
+		e.log.Warn("the group of all containers stays behind", "err", err)
+	}
+	if err := e.roots.Close(); err != nil {
+		e.log.Warn("roots", "err", err)
+	}
+	e.store.close()
+}
+
+func (e *Engine) childrenOf(parent engine.Container) map[string]*container {
+	if p, ok := parent.(*container); ok && p != nil {
+		return p.children
+	}
+	return e.top
+}
+
+// Children implements [engine.Engine].
+func (e *Engine) Children(parent engine.Container) []engine.Container {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	children := e.childrenOf(parent)
+	out := make([]engine.Container, 0, len(children))
+	for _, name := range slices.Sorted(maps.Keys(children)) {
+		out = append(out, children[name])
+	}
+	return out
+}
+
+// Child implements [engine.Engine].
+func (e *Engine) Child(parent engine.Container, name string) (engine.Container, bool) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	c, ok := e.childrenOf(parent)[name]
+	return c, ok
+}
+
+// Create implements [engine.Engine].
+func (e *Engine) Create(by engine.Caller, parent engine.Container, name string, owner engine.Owner) (engine.Container, error) {
+	if err := rootOnly(by, "mkdir", name); err != nil {
+		return nil, err
+	}
+	if err := engine.ValidateName(name); err != nil {
+		return nil, err
+	}
+	r := record{ID: strings.ToLower(rand.Text()[:16]), Name: name, Config: engine.NewConfig(), Owner: owner}
+	p, _ := parent.(*container)
+	if p != nil {
+		r.Parent = p.id
+	}
+	if err := e.store.create(&r); err != nil {
+		return nil, &engine.Error{Op: "mkdir", File: name, Errno: engine.Errno(err), Err: err}
+	}
+	c := newContainer(e, r)
+	if errno := e.place(c, p); errno != 0 {
+		e.store.remove(c.id)
+		return nil, &engine.Error{Op: "mkdir", File: name, Errno: errno}
+	}
+	return c, nil
+}
+
+// place puts a new container where it belongs, unless the name is taken or the container around it is gone.
+func (e *Engine) place(c, parent *container) syscall.Errno {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if parent != nil && parent.removed {
+		return syscall.ENOENT
+	}
+	if _, taken := e.childrenOf(asContainer(parent))[c.name]; taken {
+		return syscall.EEXIST
+	}
+	e.adopt(c, parent)
+	return 0
+}
+
+// adopt puts a container into its place. e.mu is held.
+func (e *Engine) adopt(c, parent *container) {
+	c.parent = parent
+	e.byID[c.id] = c
+	if parent == nil {
+		e.top[c.name] = c
+	} else {
+		parent.children[c.name] = c
+	}
+	c.repath()
+}
+
+// repath recomputes the path of a container and of all below it. Engine.mu is held.
+func (c *container) repath() {
+	c.mu.Lock()
+	c.path = c.name
+	if c.parent != nil {
+		c.path = c.parent.path + "/" + c.name
+	}
+	c.touched()
+	c.mu.Unlock()
+	for _, child := range c.children {
+		child.repath()
+	}
+}
+
+// Remove implements [engine.Engine].
+func (e *Engine) Remove(by engine.Caller, ec engine.Container) error {
+	c, ok := ec.(*container)
+	if !ok {
+		return syscall.EINVAL
+	}
+	v := c.View()
+	if err := rootOnly(by, "rmdir", v.Path); err != nil {
+		return err
+	}
+	end, err := c.begin("rmdir")
+	if err != nil {
+		return err
+	}
+	defer end()
+	if err := e.condemn(c); err != nil {
+		return err
+	}
+	err = c.discard()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err != nil {
+		c.removed = false
+		return &engine.Error{Op: "rmdir", File: v.Path, Errno: engine.Errno(err), Err: err}
+	}
+	delete(e.byID, c.id)
+	delete(e.childrenOf(asContainer(c.parent)), c.name)
+	return nil
+}
+
+// condemn marks a container as on its way out, so that nobody puts anything into it, or says why it has to stay.
+func (e *Engine) condemn(c *container) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	busy := func(why, cure string) error {
+		return &engine.Error{Op: "rmdir", File: c.path, Errno: syscall.EBUSY, Why: why, Cure: cure}
+	}
+	switch state := c.View().State; {
+	case c.removed:
+		return &engine.Error{Op: "rmdir", File: c.path, Errno: syscall.ENOENT}
+	case len(c.children) > 0:
+		return busy("there are containers in it", "remove them first")
+	case state.Active():
+		return busy("it is "+string(state), "stop it first: echo 1 > stop; cat wait")
+	}
+	c.removed = true
+	return nil
+}
+
+// asContainer avoids an interface that holds a nil pointer.
+func asContainer(c *container) engine.Container {
+	if c == nil {
+		return nil
+	}
+	return c
+}
+
+// discard gives back everything that a container owned. A crash in between is harmless: until the record is unlinked the
+// container is there, without a group, and afterwards what is left belongs to nobody and is found by recovery.
+func (c *container) discard() error {
+	if err := c.dropGroup(); err != nil {
+		return err
+	}
+	c.saving.Lock()
+	err := c.e.store.remove(c.id)
+	c.unkept = err == nil
+	c.saving.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := c.e.roots.Remove(c.id); err != nil {
+		c.e.log.Warn("a removed container's layer stays until the next mount", "container", c.id, "err", err)
+	}
+	return nil
+}
+
+// Rename implements [engine.Engine].
+func (e *Engine) Rename(by engine.Caller, ec, to engine.Container, name string) error {
+	c, ok := ec.(*container)
+	if !ok {
+		return syscall.EINVAL
+	}
+	v := c.View()
+	if err := rootOnly(by, "rename", v.Path); err != nil {
+		return err
+	}
+	if err := engine.ValidateName(name); err != nil {
+		return err
+	}
+	end, err := c.begin("rename")
+	if err != nil {
+		return err
+	}
+	defer end()
+	parent, _ := to.(*container)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.movable(c, parent, name); err != nil {
+		return err
+	}
+	id := ""
+	if parent != nil {
+		id = parent.id
+	}
+	if parent != c.parent {
+		if err := c.dropGroup(); err != nil { // a group cannot move; the next start makes it in its new place
+			return err
+		}
+	}
+	if err := c.amend(func(r *record) { r.Name, r.Parent = name, id }); err != nil {
+		return &engine.Error{Op: "rename", File: v.Path, Value: name, Errno: engine.Errno(err), Err: err}
+	}
+	delete(e.childrenOf(asContainer(c.parent)), c.name)
+	c.mu.Lock()
+	c.name = name
+	c.mu.Unlock()
+	e.adopt(c, parent)
+	return nil
+}
+
+// movable says why a container cannot get a name. e.mu is held.
+func (e *Engine) movable(c, parent *container, name string) error {
+	refuse := func(errno syscall.Errno, why, cure string) error {
+		return &engine.Error{Op: "rename", File: c.path, Value: name, Errno: errno, Why: why, Cure: cure}
+	}
+	if c.removed || parent != nil && parent.removed {
+		return refuse(syscall.ENOENT, "", "")
+	}
+	if _, taken := e.childrenOf(asContainer(parent))[name]; taken {
+		return refuse(syscall.EEXIST, "the name is taken", "remove that container first")
+	}
+	for p := parent; p != nil; p = p.parent {
+		if p == c {
+			return refuse(syscall.EINVAL, "it would lie in itself", "")
+		}
+	}
+	if parent != c.parent && c.anyActive() {
+		return refuse(syscall.EBUSY, "it runs, and its processes cannot change their parent group", "stop it first: echo 1 > stop")
+	}
+	return nil
+}
+
+// anyActive reports whether the container or one below it is active. Engine.mu is held.
+func (c *container) anyActive() bool {
+	if c.View().State.Active() {
+		return true
+	}
+	for _, child := range c.children {
+		if child.anyActive() {
+			return true
+		}
+	}
+	return false
+}
+
+// rootOwnerFile keeps the owner of the mount's own directory.
+const rootOwnerFile = "root.json"
+
+// RootOwner implements [engine.Engine].
+func (e *Engine) RootOwner() engine.Owner {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.owner
+}
+
+// SetRootOwner implements [engine.Engine].
+func (e *Engine) SetRootOwner(o engine.Owner) error {
+	text, err := json.Marshal(o)
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.store.write(filepath.Join(e.store.dir, rootOwnerFile), text); err != nil {
+		return err
+	}
+	e.owner = o
+	return nil
+}
+
+// loadRootOwner reads it; without the file it is root's, as a fresh directory is.
+func (e *Engine) loadRootOwner() error {
+	e.owner = engine.Owner{Mode: 0o755}
+	text, err := os.ReadFile(filepath.Join(e.store.dir, rootOwnerFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &e.owner)
+	}
+	if err != nil {
+		return fmt.Errorf("read the owner of the mount: %w", err)
+	}
+	return nil
+}
+
+// Features implements [engine.Engine].
+func (e *Engine) Features() []engine.Feature { return e.features() }

@@ -1,0 +1,177 @@
+package local
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/ctrfs/ctrfs/engine"
+	"github.com/ctrfs/ctrfs/engine/keeper"
+)
+
+// recover reads the records and the keeper's account, and brings the machine into agreement.
+func (e *Engine) recover(account keeper.Account) error {
+	if err := e.loadRootOwner(); err != nil {
+		return err
+	}
+	records, broken, bare, err := e.store.load()
+	if err != nil {
+		return err
+	}
+	e.plant(records)
+	if err := e.reopenGroups(); err != nil {
+		return err
+	}
+	for _, x := range account.Exits {
+		e.exited(x)
+	}
+	for _, r := range account.Running {
+		e.resume(r)
+	}
+	go e.keeper.Serve(e.exited)
+	e.removeStrays()
+	known := func(id string) bool { return e.byID[id] != nil || slices.Contains(broken, id) }
+	if err := e.roots.Reconcile(known); err != nil {
+		e.log.Warn("layers that belong to nobody stay", "err", err)
+	}
+	for _, id := range bare {
+		e.log.Info("removing what is left of a container", "id", id)
+		e.store.sweep(id)
+	}
+	return nil
+}
+
+// plant builds the hierarchy from the records. A container whose parent is gone, which no sequence of operations leads to,
+// comes to the top rather than being lost.
+func (e *Engine) plant(records []*record) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, r := range records {
+		e.byID[r.ID] = newContainer(e, *r)
+	}
+	for _, r := range records {
+		c := e.byID[r.ID]
+		parent := e.byID[r.Parent]
+		if parent == nil && r.Parent != "" {
+			e.log.Error("the container around this one is gone; it moves to the top", "container", r.ID, "parent", r.Parent)
+		}
+		siblings := e.childrenOf(asContainer(parent))
+		for siblings[c.name] != nil {
+			e.log.Error("two containers have one name", "name", c.name, "container", r.ID)
+			c.name = c.name[:min(len(c.name), 40)] + "-" + r.ID
+		}
+		e.adopt(c, parent)
+	}
+	for _, c := range e.top {
+		c.repath()
+	}
+}
+
+// reopenGroups finds the groups of the containers that have one.
+func (e *Engine) reopenGroups() error {
+	paths, err := e.groups.Groups()
+	if err != nil {
+		return err
+	}
+	for _, p := range paths {
+		c := e.byID[path.Base(p)]
+		if c == nil || c.groupPath() != p {
+			continue
+		}
+		if c.group, err = e.groups.Open(p); err == nil {
+			err = c.group.Apply(c.rec.Config.Spec.Linux.Resources)
+		}
+		if err != nil {
+			e.log.Error("a group is not as it should be", "container", c.id, "err", err)
+		}
+	}
+	return nil
+}
+
+// resume takes a container that lives, as the keeper says.
+func (e *Engine) resume(r keeper.Running) {
+	c := e.byID[r.ID]
+	if c == nil {
+		e.log.Error("the keeper knows a container that has no record", "container", r.ID, "pid", r.PID)
+		if r.PidFD != nil {
+			r.PidFD.Close()
+		}
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pid, c.pidfd, c.started, c.rec.Started = r.PID, r.PidFD, r.Started, true
+	if c.group != nil {
+		c.oomBase, _ = c.group.OOMKills() // what happened before the crash of the server is not told apart
+	}
+	c.state = engine.Running
+	if frozen, err := c.readFreeze(); err == nil && frozen {
+		c.state = engine.Paused
+	}
+	if !c.rec.KillAt.IsZero() {
+		c.state = engine.Stopping
+		c.killLater(c.started, c.rec.KillAt)
+	}
+	c.restoreLog()
+}
+
+// readFreeze asks the group. c.mu is held.
+func (c *container) readFreeze() (bool, error) {
+	if c.group == nil {
+		return false, nil
+	}
+	text, err := c.group.Read("cgroup.freeze")
+	return strings.TrimSpace(text) == "1", err
+}
+
+// restoreLog puts the log of a running container in its place whose server died between the launch and that. The program's
+// own standard output says which file it is.
+func (c *container) restoreLog() {
+	next := c.logPath() + ".new"
+	if target, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/1", c.pid)); err != nil || target != next {
+		return
+	}
+	if err := os.Rename(next, c.logPath()); err != nil {
+		c.e.log.Error("the log of a running container is not in its place", "container", c.id, "err", err)
+	}
+}
+
+// removeStrays removes groups that belong to no container, and ends what runs in groups of which the keeper knows nothing:
+// its parent died, nobody would ever learn of its exit, and the next start would find it in the way.
+func (e *Engine) removeStrays() {
+	paths, err := e.groups.Groups()
+	if err != nil {
+		e.log.Error("groups cannot be listed", "err", err)
+		return
+	}
+	for _, p := range slices.Backward(paths) {
+		c := e.byID[path.Base(p)]
+		if c != nil && c.groupPath() == p && c.holdsLife() {
+			continue
+		}
+		group, err := e.groups.Open(p)
+		if err != nil {
+			continue
+		}
+		pids, err := group.Procs()
+		if err == nil && len(pids) > 0 {
+			e.log.Warn("ending processes without a parent", "group", p, "pids", pids)
+			err = group.Kill()
+		}
+		if err == nil && c == nil {
+			err = group.Remove()
+		}
+		if err != nil {
+			e.log.Error("a group that belongs to nobody stays", "group", p, "err", err)
+		}
+	}
+}
+
+// holdsLife reports whether the container or one below it runs.
+func (c *container) holdsLife() bool {
+	c.e.mu.RLock()
+	defer c.e.mu.RUnlock()
+	return c.anyActive()
+}

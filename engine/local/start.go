@@ -1,0 +1,320 @@
+package local
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ctrfs/ctrfs/engine"
+	"github.com/ctrfs/ctrfs/engine/cgroup"
+	"github.com/ctrfs/ctrfs/engine/keeper"
+	"github.com/ctrfs/ctrfs/engine/launch"
+	"github.com/ctrfs/ctrfs/engine/plan"
+	"github.com/ctrfs/ctrfs/overlay"
+)
+
+// Start implements [engine.Container].
+func (c *container) Start(by engine.Caller) error {
+	end, err := c.begin("start")
+	if err != nil {
+		return err
+	}
+	defer end()
+	v := c.View()
+	if v.State.Active() {
+		return &engine.Error{Op: "start", File: v.Path, Errno: syscall.EBUSY, Why: "it is " + string(v.State), Cure: "stop it first: echo 1 > stop; cat wait"}
+	}
+	// The last run's root may still be going: the same layer cannot be mounted twice.
+	c.settled.Wait()
+	s := &starting{c: c, view: v}
+	if err := s.run(); err != nil {
+		s.undo()
+		return err
+	}
+	return nil
+}
+
+// starting is one start on its way, with what it has made so far.
+type starting struct {
+	c       *container
+	view    *engine.View
+	group   *cgroup.Group
+	newTop  *container // the outermost container whose group did not exist before
+	root    *overlay.Root
+	log     *os.File
+	newLog  string
+	join    *cgroup.Join
+	begun   bool
+	stepsOf []plan.Step
+}
+
+// run prepares everything, launches, and takes the result. Whatever fails leaves the rest to undo.
+func (s *starting) run() error {
+	c, e := s.c, s.c.e
+	described, err := e.roots.Describe(c.id, s.view.Config.Rootfs(), s.view.Config.RootMode())
+	if err != nil {
+		return err
+	}
+	if s.stepsOf, err = c.plan(s.view, described); err != nil {
+		return err
+	}
+	if s.group, err = s.makeGroup(); err != nil {
+		return err
+	}
+	if s.root, err = e.roots.Prepare(c.id, s.view.Config.Rootfs(), s.view.Config.RootMode()); err != nil {
+		return err
+	}
+	if err = s.openLog(); err != nil {
+		return err
+	}
+	if s.join, err = s.group.Join(); err != nil {
+		return err
+	}
+	defer s.join.Close()
+	files := launch.Files{Tasks: s.join.Tasks, Into: s.join.Into, Null: e.facts.null, Log: s.log}
+	for _, m := range s.root.Mounts {
+		files.Roots = append(files.Roots, m.File)
+	}
+	program, err := launch.Assemble(s.stepsOf, files)
+	if err == nil {
+		err = e.keeper.Start(c.id, program, s.executed)
+	}
+	if err != nil {
+		return s.explain(err)
+	}
+	return nil
+}
+
+// plan makes the list of steps.
+func (c *container) plan(v *engine.View, mounts []overlay.Mount) ([]plan.Step, error) {
+	h := plan.Host{Name: v.Name, Cgroup: c.groupPath(), Limits: limitWords(v.Config), Mountpoint: c.e.facts.mountpoint,
+		LastCap: c.e.facts.lastCap, NoFile: c.e.facts.noFile}
+	for _, m := range mounts {
+		h.Roots = append(h.Roots, plan.Prepared{Target: m.Target, Text: m.Text})
+	}
+	return plan.Build(v.Config, h)
+}
+
+// limitWords names the limits that are set, for the plan.
+func limitWords(c *engine.Config) []string {
+	var words []string
+	if n := c.MemoryMax(); n != engine.Max {
+		words = append(words, fmt.Sprintf("memory.max %d", n))
+	}
+	if n := c.PidsMax(); n != engine.Max {
+		words = append(words, fmt.Sprintf("pids.max %d", n))
+	}
+	if quota, period := c.CPUMax(); quota != engine.Max {
+		words = append(words, fmt.Sprintf("cpu.max %d %d", quota, period))
+	}
+	if c.Spec.Linux.Resources.CPU != nil && c.Spec.Linux.Resources.CPU.Shares != nil {
+		words = append(words, fmt.Sprintf("cpu.weight %d", c.CPUWeight()))
+	}
+	return words
+}
+
+// Plan implements [engine.Container]: as it would be now, or as it was while it runs.
+func (c *container) Plan() (string, error) {
+	v := c.View()
+	c.mu.Lock()
+	steps := c.steps
+	c.mu.Unlock()
+	if v.State.Active() && steps != "" {
+		return steps, nil
+	}
+	mounts, err := c.e.roots.Describe(c.id, v.Config.Rootfs(), v.Config.RootMode())
+	if err != nil {
+		return "", err
+	}
+	list, err := c.plan(v, mounts)
+	if err != nil {
+		return "", err
+	}
+	return plan.String(list), nil
+}
+
+// makeGroup makes the groups of the container and of those around it.
+func (s *starting) makeGroup() (*cgroup.Group, error) {
+	group, made, err := s.c.ensureGroup()
+	s.newTop = made
+	return group, err
+}
+
+// ensureGroup returns the container's group, made when there was none, with every group above it; made is the outermost
+// container that got one.
+func (c *container) ensureGroup() (group *cgroup.Group, made *container, err error) {
+	c.mu.Lock()
+	group, config := c.group, c.rec.Config
+	c.mu.Unlock()
+	if group != nil {
+		return group, nil, nil
+	}
+	c.e.mu.RLock()
+	parent := c.parent
+	c.e.mu.RUnlock()
+	if parent != nil {
+		if _, made, err = parent.ensureGroup(); err != nil {
+			return nil, made, err
+		}
+	}
+	group, err = c.e.groups.Create(c.groupPath(), config.Spec.Linux.Resources)
+	if err != nil {
+		return nil, made, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.group != nil { // somebody else was faster, for a container below this one
+		return c.group, made, nil
+	}
+	c.group = group
+	if made == nil {
+		made = c
+	}
+	return group, made, nil
+}
+
+// groupPath is the path of the container's group: ids, which a rename does not change.
+func (c *container) groupPath() string {
+	c.e.mu.RLock()
+	defer c.e.mu.RUnlock()
+	var ids []string
+	for p := c; p != nil; p = p.parent {
+		ids = append([]string{p.id}, ids...)
+	}
+	return strings.Join(ids, "/")
+}
+
+// dropGroup removes the container's group, if it has one.
+func (c *container) dropGroup() error {
+	c.mu.Lock()
+	group := c.group
+	c.group = nil
+	c.mu.Unlock()
+	if group == nil {
+		return nil
+	}
+	err := group.Remove()
+	if err != nil {
+		c.mu.Lock()
+		c.group = group
+		c.mu.Unlock()
+	}
+	return err
+}
+
+// openLog makes the new log beside the old one, which stands until the program runs.
+func (s *starting) openLog() error {
+	s.newLog = s.c.logPath() + ".new"
+	if err := os.Remove(s.newLog); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	var err error
+	s.log, err = os.OpenFile(s.newLog, os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
+	return err
+}
+
+// executed takes a container that runs. It is called before its exit can be.
+func (s *starting) executed(r keeper.Running) {
+	c := s.c
+	s.begun = true
+	if err := os.Rename(s.newLog, c.logPath()); err != nil {
+		c.e.log.Error("the log of a container that runs is not in its place", "file", s.newLog, "err", err)
+	}
+	s.log.Close()
+	kills, _ := s.group.OOMKills() // a host that cannot tell gets no oom in status
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pid, c.pidfd, c.started, c.oomBase = r.PID, r.PidFD, r.Started, kills
+	c.root, c.steps = s.root, plan.String(s.stepsOf)
+	c.failure = ""
+	c.rec.Started = true
+	c.enter(engine.Running)
+}
+
+// explain turns what the keeper says into the sentence of the error file: the step that failed, and the cure.
+func (s *starting) explain(err error) error {
+	f, ok := errors.AsType[*launch.Failure](err)
+	if !ok {
+		return &engine.Error{Op: "start", File: s.view.Path, Errno: engine.Errno(err), Err: err}
+	}
+	out := &engine.Error{Op: "start", File: s.view.Path, Errno: f.Errno, Err: f.Errno}
+	if f.Step >= len(s.stepsOf) {
+		return out
+	}
+	step := s.stepsOf[f.Step]
+	out.Why = fmt.Sprintf("step %d, %s", f.Step+1, step)
+	if x, ok := step.(plan.Exec); ok {
+		out.Why = fmt.Sprintf("step %d, execute %s", f.Step+1, engine.Quote(x.Args[0]))
+		out.Cure = execCures[f.Errno]
+	}
+	return out
+}
+
+// execCures says what to do about a program that cannot be executed.
+var execCures = map[syscall.Errno]string{
+	syscall.ENOENT:  "name a program that exists in the rootfs (an interpreter or a library's loader may be missing too), or set PATH in env",
+	syscall.EACCES:  "make it executable, or name a program instead of a directory",
+	syscall.ENOEXEC: "begin a script with #!, and check that the program is for this machine",
+}
+
+// undo takes back what a failed start has made, in reverse.
+func (s *starting) undo() {
+	c := s.c
+	if s.log != nil {
+		s.log.Close()
+		os.Remove(s.newLog)
+	}
+	if s.root != nil {
+		s.root.Close()
+	}
+	for p := c; s.newTop != nil && p != nil; p = p.parent {
+		if err := p.dropGroup(); err != nil {
+			c.e.log.Warn("a failed start leaves a group behind", "container", p.id, "err", err)
+		}
+		if p == s.newTop {
+			break
+		}
+	}
+	if c.View().Exit.Happened() || c.View().State == engine.Exited {
+		return
+	}
+	// The first start made the layer; the second one may follow with another root.
+	if err := c.e.roots.Remove(c.id); err != nil {
+		c.e.log.Warn("a failed start leaves a layer behind", "container", c.id, "err", err)
+	}
+}
+
+// facts is what the engine must know of this machine for every plan.
+type facts struct {
+	mountpoint string // an empty directory that only root can reach, for attaching roots in a child's namespace
+	lastCap    int
+	noFile     uint64
+	null       *os.File
+}
+
+// learn finds the facts out.
+func learn(run string) (facts, error) {
+	f := facts{mountpoint: filepath.Join(run, "root")}
+	if err := os.MkdirAll(f.mountpoint, 0o700); err != nil {
+		return f, err
+	}
+	text, err := os.ReadFile("/proc/sys/kernel/cap_last_cap")
+	if err != nil {
+		return f, err
+	}
+	if _, err := fmt.Sscan(string(text), &f.lastCap); err != nil {
+		return f, fmt.Errorf("/proc/sys/kernel/cap_last_cap: %w", err)
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return f, os.NewSyscallError("getrlimit", err)
+	}
+	f.noFile = limit.Max
+	f.null, err = os.Open(os.DevNull)
+	return f, err
+}

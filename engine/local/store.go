@@ -1,0 +1,239 @@
+package local
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ctrfs/ctrfs/engine"
+)
+
+// storeVersion is the version of the layout below, in the file "version" of the state directory.
+//
+//	STATE/version            this number
+//	STATE/instance           eight hexadecimal digits that name this instance's cgroups
+//	STATE/root.json          owner of the mount's own directory
+//	STATE/containers/ID/     one container: container.json, log, and its layers (package overlay)
+//
+// A container exists while its container.json does: making it is the last step of mkdir, unlinking it the first of rmdir.
+const storeVersion = "1\n"
+
+const (
+	recordName = "container.json"
+	logName    = "log"
+	syncPause  = 500 * time.Millisecond // half of what a power cut may take back
+)
+
+// record is the content of container.json.
+type record struct {
+	ID      string                  `json:"id"`
+	Name    string                  `json:"name"`
+	Parent  string                  `json:"parent,omitempty"` // id; empty below the mount itself
+	Config  *engine.Config          `json:"config"`
+	Owner   engine.Owner            `json:"owner"`
+	Owners  map[string]engine.Owner `json:"owners,omitempty"` // files whose owner or mode somebody changed
+	Exit    engine.Exit             `json:"exit"`
+	Started bool                    `json:"started"`          // it has run at least once
+	KillAt  time.Time               `json:"kill_at,omitzero"` // a stop is under way, and this is when KILL follows
+}
+
+// store keeps records in the state directory: each one atomically, surviving a crash of the process at once and a power
+// cut within a second.
+type store struct {
+	dir string
+	log *slog.Logger
+
+	mu    sync.Mutex
+	dirty map[string]bool // paths that are to be synced; guarded by mu
+	wake  chan struct{}
+	quit  chan struct{}
+	idle  sync.WaitGroup
+}
+
+// openStore opens or makes the state directory.
+func openStore(dir string, log *slog.Logger) (*store, error) {
+	s := &store{dir: dir, log: log, dirty: map[string]bool{}, wake: make(chan struct{}, 1), quit: make(chan struct{})}
+	if err := os.MkdirAll(s.containers(), 0o700); err != nil {
+		return nil, err
+	}
+	if err := s.checkVersion(); err != nil {
+		return nil, err
+	}
+	s.idle.Go(s.syncLoop)
+	return s, nil
+}
+
+func (s *store) checkVersion() error {
+	name := filepath.Join(s.dir, "version")
+	text, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s.write(name, []byte(storeVersion))
+	}
+	if err == nil && string(text) != storeVersion {
+		return &engine.Error{Op: "open", File: name, Value: string(text), Errno: syscall.EINVAL,
+			Why: "the state directory is of another version of ctrfs", Cure: "use that version, or another --state"}
+	}
+	return err
+}
+
+func (s *store) containers() string          { return filepath.Join(s.dir, "containers") }
+func (s *store) container(id string) string  { return filepath.Join(s.containers(), id) }
+func (s *store) recordPath(id string) string { return filepath.Join(s.container(id), recordName) }
+
+// instance returns the name of this state directory's cgroups, made once.
+func (s *store) instance(fresh func() string) (string, error) {
+	name := filepath.Join(s.dir, "instance")
+	text, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		text = []byte(fresh())
+		err = s.write(name, text)
+	}
+	return string(text), err
+}
+
+// save writes a record. On failure the old one stands.
+func (s *store) save(r *record) error {
+	text, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return s.write(s.recordPath(r.ID), text)
+}
+
+// write replaces a file atomically. The caller is the only writer of that file.
+func (s *store) write(name string, text []byte) error {
+	next := name + ".new"
+	err := os.WriteFile(next, text, 0o600)
+	if err == nil {
+		err = os.Rename(next, name)
+	}
+	if err != nil {
+		os.Remove(next)
+		return fmt.Errorf("keep it in the state directory: %w", err)
+	}
+	s.touch(name)
+	return nil
+}
+
+// create makes a container's directory and record.
+func (s *store) create(r *record) error {
+	if err := os.Mkdir(s.container(r.ID), 0o700); err != nil {
+		return err
+	}
+	if err := s.save(r); err != nil {
+		os.Remove(s.container(r.ID))
+		return err
+	}
+	s.touch(s.container(r.ID))
+	return nil
+}
+
+// remove unlinks a record, which ends the container, and then what else is its.
+func (s *store) remove(id string) error {
+	if err := os.Remove(s.recordPath(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	s.sweep(id)
+	return nil
+}
+
+// sweep removes what is left of a container without a record. Its layers are package overlay's and are gone already.
+func (s *store) sweep(id string) {
+	for _, name := range []string{logName, logName + ".new", recordName + ".new"} {
+		os.Remove(filepath.Join(s.container(id), name))
+	}
+	if err := os.Remove(s.container(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.log.Warn("something is left of a removed container; the next mount tries again", "err", err)
+	}
+	s.touch(s.containers())
+}
+
+// load reads every record. broken are the directories whose record cannot be read: they are left alone. bare are those
+// without one: a creation or a removal that did not end.
+func (s *store) load() (records []*record, broken, bare []string, err error) {
+	entries, err := os.ReadDir(s.containers())
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	for _, e := range entries {
+		id := e.Name()
+		text, err := os.ReadFile(s.recordPath(id))
+		if errors.Is(err, fs.ErrNotExist) {
+			bare = append(bare, id)
+			continue
+		}
+		r := new(record)
+		if err == nil {
+			err = json.Unmarshal(text, r)
+		}
+		if err != nil || r.ID != id || r.Config == nil || engine.ValidateName(r.Name) != nil {
+			s.log.Error("a container's record cannot be read; it is left alone", "id", id, "err", err)
+			broken = append(broken, id)
+			continue
+		}
+		r.Config = r.Config.Clone() // makes every structure that the settings rely on
+		records = append(records, r)
+	}
+	return records, broken, bare, nil
+}
+
+// touch has a path synced soon.
+func (s *store) touch(name string) {
+	s.mu.Lock()
+	s.dirty[name] = true
+	s.dirty[filepath.Dir(name)] = true
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// syncLoop writes to the disk what has changed, at most twice a second.
+func (s *store) syncLoop() {
+	for {
+		select {
+		case <-s.wake:
+		case <-s.quit:
+			s.sync()
+			return
+		}
+		select {
+		case <-time.After(syncPause):
+		case <-s.quit:
+		}
+		s.sync()
+	}
+}
+
+func (s *store) sync() {
+	s.mu.Lock()
+	dirty := s.dirty
+	s.dirty = map[string]bool{}
+	s.mu.Unlock()
+	for name := range dirty {
+		fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			continue // removed meanwhile
+		}
+		if err := unix.Fsync(fd); err != nil {
+			s.log.Error("not synced to disk; a power cut may take it back", "file", name, "err", err)
+		}
+		unix.Close(fd)
+	}
+}
+
+// close syncs what is left.
+func (s *store) close() {
+	close(s.quit)
+	s.idle.Wait()
+}

@@ -1,0 +1,52 @@
+// Package overlay makes the roots of containers: what a program finds at "/", on which layer its writes land, and what
+// becomes of that layer afterwards.
+//
+// # Model
+//
+// A root is a set of detached mounts (fsmount(2), open_tree(2) with OPEN_TREE_CLONE), owned by descriptors and attached
+// nowhere: [Store.Prepare] makes them, a launch moves them into a fresh mount namespace with move_mount(2), and
+// [Root.Close] drops them. The host's mount table never shows one, and a crash leaves none behind.
+//
+//	overlay   lower = the root, upper = STATE/layers/ID/upper, kept until [Store.Remove]
+//	volatile  lower = the root, upper = a tmpfs of its own, gone with the last process
+//	ro        a read-only clone of the root
+//	rw        a clone of the root
+//
+// Every root is nodev: a device node in it opens nothing, the customary ones are bound into /dev one by one.
+// Set-user-ID bits keep their meaning, which no_new_privs takes from them by default. Where the mount that a root is on
+// is nosuid or noexec, the container's root is too, whichever the mode: nobody gains by ctrfs what the host's
+// administrator took away. Every clone is private, so that no mount event travels between a container and the host.
+//
+// Modes ro and rw show the mounts below the root as the host has them. The overlay modes do not: overlayfs looks
+// through them at the directories beneath.
+//
+// The layer belongs to the container, not to the root: it stays when rootfs is set to something else, with whatever was
+// written, deleted or replaced in it.
+//
+// # The root called host
+//
+// "host" needs no image: this machine's /usr, read-only, with /bin, /sbin and /lib* as the host has them, over a
+// skeleton directory that holds everything else (see host.go for what is in it and why). The skeleton is built from
+// files that every user of the host may read, once, and again when one of them has changed.
+//
+// # On disk
+//
+//	STATE/layers/ID/{upper,work}   writable layers, made at the first Prepare that needs one
+//	STATE/host/BOOT-SIGNATURE      skeletons, of this boot only
+//	STATE/trash/                   what is being deleted
+//	STATE/mnt/                     an empty directory, mounted upon in private namespaces only
+//
+// Each is 0700, so that no user of the host reaches the set-user-ID files of a layer. A layer is removed by a rename
+// into the trash, which a goroutine empties; [Open] takes up what a crash left there.
+//
+// # Failure and locks
+//
+// Every refusal is an [*engine.Error]. What touches a user's path is given three seconds, then it is ETIMEDOUT: the
+// path may lie on a file server that is gone, which no signal ends. All methods may be called concurrently. The locks
+// (trash.mu, host.mu) are leaves: no code under one takes another.
+//
+//	store, err := overlay.Open("/var/lib/ctrfs")
+//	root, err := store.Prepare("7", "/srv/debian", engine.RootOverlay)
+//	defer root.Close()
+//	for _, m := range root.Mounts { … move_mount(m.File → m.Target) … }
+package overlay

@@ -1,0 +1,84 @@
+package overlay
+
+import (
+	"fmt"
+	"go/parser"
+	"go/token"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// userNamespace starts a child in a user namespace with these maps, and returns the namespace's descriptor.
+func userNamespace(t *testing.T, maps []syscall.SysProcIDMap) *os.File {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = []string{insideEnv + `={"Ops":["sleep"]}`}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: maps, GidMappings: maps}
+	in, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Skip("no user namespaces here:", err)
+	}
+	defer cmd.Wait()
+	defer in.Close()
+	ns, err := os.Open("/proc/" + strconv.Itoa(cmd.Process.Pid) + "/ns/user")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ns.Close() })
+	return ns
+}
+
+func TestFeatures(t *testing.T) {
+	s := newStore(t)
+	container := syscall.SysProcIDMap{ContainerID: 0, HostID: 100000, Size: 65536}
+	mounter := syscall.SysProcIDMap{ContainerID: 65536, HostID: 0, Size: 1}
+	for _, test := range []struct {
+		ns   *os.File
+		want string
+	}{
+		{nil, "no: there is no user namespace to try it with"},
+		{userNamespace(t, []syscall.SysProcIDMap{container, mounter}), "yes"},
+		{userNamespace(t, []syscall.SysProcIDMap{container}), "no"},
+	} {
+		got := map[string]string{}
+		for _, f := range s.Features(test.ns) {
+			t.Log(f)
+			got[f.Name] = strings.TrimSuffix(fmt.Sprintf("%s: %s", f.Value, f.Reason), ": ")
+		}
+		if got["overlay"] != "yes" || got["volatile"] != "yes" || !strings.HasPrefix(got["idmapped-overlay"], test.want) {
+			t.Errorf("with %v: %v", test.ns, got)
+		}
+	}
+	if left := inDir(t, s.state); !slices.Equal(left, []string{"host", "layers", "mnt", "trash"}) {
+		t.Errorf("the state directory holds %v", left)
+	}
+}
+
+// A root knows the contract and the kernel, nothing else: engine/local composes it with cgroups, networks and launches.
+func TestImports(t *testing.T) {
+	names, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range file.Imports {
+			path, _ := strconv.Unquote(i.Path.Value)
+			if strings.Contains(path, ".") && path != "golang.org/x/sys/unix" && path != "github.com/ctrfs/ctrfs/engine" {
+				t.Errorf("%s imports %s", name, path)
+			}
+		}
+	}
+}

@@ -1,0 +1,107 @@
+package overlay
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// mountOverlay mounts lower under the container's private layer.
+func (s *Store) mountOverlay(id string, lower *os.File, attr uint64) (*os.File, error) {
+	upper, work, err := s.layer(id, lower)
+	if err != nil {
+		return nil, err
+	}
+	defer upper.Close()
+	defer work.Close()
+	return newOverlay(layers{lower: lower, upper: upper, work: work}, attr)
+}
+
+// mountVolatile mounts lower under a layer in memory, which the container's own memory limit pays for and which goes
+// with the mount. The kernel's option "volatile" would add only a directory to make: a tmpfs has nothing to write back.
+func (s *Store) mountVolatile(id string, lower *os.File, attr uint64) (*os.File, error) {
+	memory, err := newTmpfs()
+	if err != nil {
+		return nil, err
+	}
+	defer memory.Close()
+	upper, work, err := layerIn(memory, lower)
+	if err != nil {
+		return nil, err
+	}
+	defer upper.Close()
+	defer work.Close()
+	return s.overlay(layers{lower: lower, upper: upper, work: work, detached: []*os.File{memory}}, attr)
+}
+
+// layer opens the private layer of a container, and makes it when there is none.
+func (s *Store) layer(id string, like *os.File) (upper, work *os.File, err error) {
+	dir, err := openat(s.layers, id, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	if errors.Is(err, fs.ErrNotExist) {
+		dir, err = mkdirat(s.layers, id, 0o700)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	defer dir.Close()
+	return layerIn(dir, like)
+}
+
+// layerIn opens the upper and the work directory in dir. The work directory is made last, so its presence means that a
+// crash did not interrupt the making of the other.
+func layerIn(dir, like *os.File) (upper, work *os.File, err error) {
+	work, err = openat(dir, "work", unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	if errors.Is(err, fs.ErrNotExist) {
+		return newLayer(dir, like)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	upper, err = openat(dir, "upper", unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	if err != nil {
+		work.Close()
+		return nil, nil, err
+	}
+	return upper, work, nil
+}
+
+// newLayer makes an empty layer. The root directory of an overlay has the owner and the mode of its upper directory, so
+// that takes them from the directory like, the root.
+func newLayer(dir, like *os.File) (upper, work *os.File, err error) {
+	var want unix.Stat_t
+	if err := unix.Fstat(int(like.Fd()), &want); err != nil {
+		return nil, nil, err
+	}
+	upper, err = mkdirat(dir, "upper", 0o755)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err = setOwner(upper, &want); err == nil {
+		work, err = mkdirat(dir, "work", 0o700)
+	}
+	if err != nil {
+		upper.Close()
+		return nil, nil, err
+	}
+	return upper, work, nil
+}
+
+// setOwner gives a directory the owner and the mode in want; most have them already.
+func setOwner(dir *os.File, want *unix.Stat_t) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		return err
+	}
+	if st.Uid != want.Uid || st.Gid != want.Gid {
+		if err := unix.Fchownat(int(dir.Fd()), "", int(want.Uid), int(want.Gid), unix.AT_EMPTY_PATH); err != nil {
+			return err
+		}
+	}
+	if st.Mode&0o7777 == want.Mode&0o7777 {
+		return nil
+	}
+	// fchmod(2) takes no O_PATH descriptor, and fchmodat2(2) is of 6.6.
+	return unix.Chmod(fdPath(dir), want.Mode&0o7777)
+}

@@ -1,0 +1,230 @@
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// layers are the directories that an overlay is made of, by descriptor.
+type layers struct {
+	lower, upper, work *os.File
+	detached           []*os.File // mounts, attached nowhere, that some of them lie on
+}
+
+// overlayOptions are set on every overlay, because a kernel may be built or loaded with other defaults. All are off
+// because a layer may meet another lower directory than it was made with, when rootfs is set anew: each of them stores
+// in the layer what is true of one lower directory only. The price is that a directory of the root cannot be renamed
+// (EXDEV), which every program can cope with.
+var overlayOptions = []string{"redirect_dir", "metacopy", "index"}
+
+// newOverlay makes a detached overlay mount. Layers are named /proc/self/fd/N: all kernels take that, a path may then
+// contain what the option's own syntax would read as a separator, and a container does not find the host's paths in its
+// mountinfo.
+func newOverlay(l layers, attr uint64) (*os.File, error) {
+	c := newContext("overlay")
+	defer c.close()
+	c.set("source", "overlay")
+	c.set("lowerdir", fdPath(l.lower))
+	c.set("upperdir", fdPath(l.upper))
+	c.set("workdir", fdPath(l.work))
+	for _, option := range overlayOptions {
+		c.set(option, "off")
+	}
+	mount, err := c.mount(attr)
+	if err != nil {
+		if readOnly(l.upper) {
+			return nil, errReadOnlyLayer // EINVAL, says the kernel
+		}
+		return nil, err
+	}
+	// An overlay that cannot use its work directory is mounted all the same, read-only, with a word in the kernel's
+	// log.
+	if readOnly(mount) {
+		mount.Close()
+		return nil, errReadOnlyLayer
+	}
+	return mount, nil
+}
+
+var errReadOnlyLayer = fmt.Errorf("overlayfs cannot write to the layer: %w", syscall.EROFS)
+
+// readOnly reports whether the mount that f is on, or its file system, is read-only.
+func readOnly(f *os.File) bool {
+	var fs unix.Statfs_t
+	return unix.Fstatfs(int(f.Fd()), &fs) == nil && fs.Flags&unix.MS_RDONLY != 0
+}
+
+// overlay makes a detached overlay mount of layers that lie on detached mounts themselves. Some kernels (6.1) refuse them
+// with EINVAL, others (6.18) take them. EINVAL has other causes too; then the second way fails of the same.
+func (s *Store) overlay(l layers, attr uint64) (*os.File, error) {
+	if !s.attach.Load() {
+		mount, err := newOverlay(l, attr)
+		if !errors.Is(err, syscall.EINVAL) {
+			return mount, err
+		}
+	}
+	// Every layer has to be of the namespace in which the overlay is made.
+	if !slices.Contains(l.detached, l.lower) {
+		lower, err := clone(l.lower, "", 0)
+		if err != nil {
+			return nil, err
+		}
+		defer lower.Close()
+		l.lower, l.detached = lower, append(l.detached, lower)
+	}
+	mount, err := attached(filepath.Join(s.state, "mnt"), l.detached, func() (*os.File, error) { return newOverlay(l, attr) })
+	if err == nil {
+		s.attach.Store(true)
+	}
+	return mount, err
+}
+
+// attached runs do while mounts are attached, one upon the other, at the directory at of a private mount namespace. The
+// namespace belongs to one thread and ends with it; what do makes must be detached.
+func attached(at string, mounts []*os.File, do func() (*os.File, error)) (*os.File, error) {
+	type result struct {
+		mount *os.File
+		err   error
+	}
+	answer := make(chan result)
+	go func() {
+		// Not unlocked: the thread is in another namespace and ends with this goroutine.
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The first thread cannot end, and /proc/self is what it sees. While this goroutine holds it, another gets
+			// another.
+			defer runtime.UnlockOSThread()
+			mount, err := attached(at, mounts, do)
+			answer <- result{mount, err}
+			return
+		}
+		err := enterNamespace(at, mounts)
+		var mount *os.File
+		if err == nil {
+			mount, err = do()
+		}
+		answer <- result{mount, err}
+	}()
+	r := <-answer
+	return r.mount, r.err
+}
+
+// enterNamespace gives the calling thread a mount namespace of its own, with mounts in it.
+func enterNamespace(at string, mounts []*os.File) error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return err
+	}
+	// Or the mounts below would appear on the host, where "/" is shared.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	for _, m := range mounts {
+		if err := unix.MoveMount(int(m.Fd()), "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// newTmpfs makes an empty detached tmpfs.
+func newTmpfs() (*os.File, error) {
+	c := newContext("tmpfs")
+	defer c.close()
+	c.set("source", "tmpfs")
+	c.set("mode", "0700")
+	return c.mount(unix.MOUNT_ATTR_NODEV)
+}
+
+// clone makes a detached clone of the tree of mounts at path, relative to dir (nil: an absolute path; "": dir itself),
+// private and with attr added to each of them.
+func clone(dir *os.File, path string, attr uint64) (*os.File, error) {
+	at, flags := unix.AT_FDCWD, uint(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if dir != nil {
+		at, flags = int(dir.Fd()), flags|unix.AT_EMPTY_PATH
+	}
+	fd, err := retry(func() (int, error) { return unix.OpenTree(at, path, flags) })
+	if err != nil {
+		return nil, fmt.Errorf("open_tree: %w", err)
+	}
+	tree := os.NewFile(uintptr(fd), "mount")
+	err = unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE,
+		&unix.MountAttr{Attr_set: attr, Propagation: unix.MS_PRIVATE})
+	if err != nil {
+		tree.Close()
+		return nil, fmt.Errorf("mount_setattr: %w", err)
+	}
+	return tree, nil
+}
+
+// idmap shows the files of a detached tree of mounts, which nobody has used yet, with the ids of a user namespace.
+func idmap(tree, userns *os.File) error {
+	err := unix.MountSetattr(int(tree.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE,
+		&unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(userns.Fd())})
+	if err != nil {
+		return fmt.Errorf("this file system cannot be idmapped: %w", err)
+	}
+	return nil
+}
+
+// fsContext is a file system being configured (fsopen(2)). The first error sticks, later calls do nothing.
+type fsContext struct {
+	kind string
+	fd   int
+	err  error
+}
+
+func newContext(kind string) *fsContext {
+	c := &fsContext{kind: kind}
+	if c.fd, c.err = unix.Fsopen(kind, unix.FSOPEN_CLOEXEC); c.err == syscall.ENODEV {
+		c.err = fmt.Errorf("this kernel has no %s: %w", kind, syscall.EOPNOTSUPP)
+	}
+	return c
+}
+
+func (c *fsContext) close() {
+	if c.fd >= 0 {
+		unix.Close(c.fd)
+	}
+}
+
+func (c *fsContext) set(key, value string) {
+	if c.err == nil {
+		if err := unix.FsconfigSetString(c.fd, key, value); err != nil {
+			c.err = c.explain(key+"="+value, err)
+		}
+	}
+}
+
+// mount creates the file system and returns it as a detached mount.
+func (c *fsContext) mount(attr uint64) (*os.File, error) {
+	if c.err != nil {
+		return nil, c.err
+	}
+	if err := unix.FsconfigCreate(c.fd); err != nil {
+		return nil, c.explain("create", err)
+	}
+	fd, err := unix.Fsmount(c.fd, unix.FSMOUNT_CLOEXEC, int(attr))
+	if err != nil {
+		return nil, c.explain("mount", err)
+	}
+	return os.NewFile(uintptr(fd), "mount"), nil
+}
+
+// explain adds the sentence that the kernel has left in the context: "e overlay: …". Kernels before 6.5 leave theirs in
+// the log.
+func (c *fsContext) explain(step string, err error) error {
+	text := make([]byte, 512)
+	if n, readErr := unix.Read(c.fd, text); readErr == nil {
+		_, sentence, _ := strings.Cut(strings.TrimSpace(string(text[:n])), " ")
+		return fmt.Errorf("%s: %w", sentence, err)
+	}
+	return fmt.Errorf("%s: %s: %w", c.kind, step, err)
+}

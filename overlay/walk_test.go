@@ -1,0 +1,120 @@
+package overlay
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ctrfs/ctrfs/engine"
+)
+
+func TestCheck(t *testing.T) {
+	dir := makeTree(t, t.TempDir(), map[string]string{
+		"root/": "", "file": "x", "to-root": "->root", "to-to-root": "->to-root", "up": "->../", "root/sub/": "",
+		"loop": "->loop", "dangling": "->nowhere", "to-file": "->file", "absolute": "->/", "to-proc": "->/proc/self/cwd",
+		"mount/web/": "", "to-mount": "->mount/web", "beside": "->mount/web/../../root", "mountain/": "",
+	})
+	s := &Store{}
+	s.Forbid(dir+"/mount/", 0)
+	tests := []struct {
+		root string
+		want syscall.Errno
+		says string
+	}{
+		{"host", 0, ""},
+		{"/", 0, ""},
+		{dir + "/root", 0, ""},
+		{dir + "/to-to-root", 0, ""},
+		{dir + "//root/.././root/sub/..", 0, ""},
+		{dir + "/up", 0, ""},
+		{dir + "/absolute", 0, ""},
+		{dir + "/mountain", 0, ""},
+		{"/proc", 0, ""},
+		{dir + "/none", syscall.ENOENT, "create it"},
+		{dir + "/dangling", syscall.ENOENT, "create it"},
+		{dir + "/file", syscall.ENOTDIR, "path of a directory"},
+		{dir + "/to-file", syscall.ENOTDIR, ""},
+		{dir + "/file/x", syscall.ENOTDIR, ""},
+		{dir + "/loop", syscall.ELOOP, ""},
+		{dir + "/" + strings.Repeat("n", 256), syscall.ENAMETOOLONG, ""},
+		{dir + "/mount", syscall.EINVAL, "outside the mount"},
+		{dir + "/mount/web", syscall.EINVAL, "outside the mount"},
+		{dir + "/to-proc", syscall.EINVAL, "procfs"},
+		{"/proc/self/root", syscall.EINVAL, "procfs"},
+		{"/proc/self/fd/0", syscall.EINVAL, "procfs"},
+		{"root", syscall.EINVAL, "absolute"},
+		{"", syscall.EINVAL, "absolute"},
+	}
+	for _, test := range tests {
+		err := s.Check(test.root)
+		if engine.Errno(err) != test.want {
+			t.Errorf("Check(%q) = %v, want %v", test.root, err, test.want)
+		} else if err != nil && (!strings.Contains(err.Error(), test.says) || !strings.Contains(err.Error(), "rootfs")) {
+			t.Errorf("Check(%q) = %v, which does not say %q", test.root, err, test.says)
+		}
+	}
+}
+
+// What is mounted where we are is recognised by its device, however the path gets there.
+func TestCheckDevice(t *testing.T) {
+	dir := makeTree(t, t.TempDir(), map[string]string{"in": "->/proc/self/task", "through": "->/proc/../usr"})
+	var st unix.Stat_t
+	if err := unix.Stat("/proc", &st); err != nil {
+		t.Fatal(err)
+	}
+	s := &Store{}
+	s.Forbid("/nowhere", st.Dev)
+	for _, root := range []string{"/proc", "/proc/sys", dir + "/in", dir + "/through"} {
+		if err := s.Check(root); engine.Errno(err) != syscall.EINVAL || !strings.Contains(err.Error(), "own mount") {
+			t.Errorf("Check(%q) = %v", root, err)
+		}
+	}
+}
+
+// A mount whose server never answers stands for our own, which cannot while it is asking: a root there is refused at
+// once when it is ours, and after a while when it is not. The mount is made in a child's namespace, that nobody else
+// runs into it.
+func TestSilentServer(t *testing.T) {
+	needRoot(t)
+	dir := makeTree(t, t.TempDir(), map[string]string{"mnt/": "", "link": "->mnt/web"})
+	got := runErrand(t, exec.Command("/proc/self/exe"), errand{Ops: []string{"fuse " + dir}})[0]
+	if got != "EINVAL EINVAL EINVAL ETIMEDOUT" {
+		t.Error(got)
+	}
+}
+
+// silentFUSE checks roots on a FUSE mount at dir/mnt that nobody serves.
+func silentFUSE(dir string) (string, error) {
+	device, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err != nil {
+		return "", err
+	}
+	defer device.Close() // and what waits for an answer ends
+	data := "rootmode=40000,user_id=0,group_id=0,fd=" + filepath.Base(fdPath(device))
+	if err := unix.Mount("ctrfs-test", dir+"/mnt", "fuse", unix.MS_NOSUID|unix.MS_NODEV, data); err != nil {
+		return "", err
+	}
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, dir+"/mnt", unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st); err != nil {
+		return "", err
+	}
+	s := &Store{}
+	s.Forbid("/elsewhere", unix.Mkdev(st.Dev_major, st.Dev_minor))
+	var out []string
+	begin := time.Now()
+	for _, root := range []string{"/mnt", "/mnt/web", "/link"} {
+		out = append(out, unix.ErrnoName(engine.Errno(s.Check(dir+root))))
+	}
+	if took := time.Since(begin); took > patience/2 {
+		return "it took " + took.String(), nil
+	}
+	s.forbidden.Store(nil)
+	out = append(out, unix.ErrnoName(engine.Errno(s.Check(dir+"/link"))))
+	return strings.Join(out, " "), nil
+}

@@ -100,6 +100,13 @@ func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, err
 // Forbid tells the engine where it is mounted: a root there would make the server wait for itself.
 func (e *Engine) Forbid(dir string, dev uint64) { e.roots.Forbid(dir, dev) }
 
+// Warm makes ahead what the first start would wait for.
+func (e *Engine) Warm() {
+	if err := e.roots.Warm(); err != nil {
+		e.log.Warn("the root called host", "err", err)
+	}
+}
+
 // flushLimit bounds how long an unmount waits for the layers of removed containers to be deleted.
 const flushLimit = 5 * time.Second
 

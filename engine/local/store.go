@@ -1,9 +1,11 @@
 package local
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -22,18 +24,23 @@ import (
 //	STATE/version            this number
 //	STATE/instance           eight hexadecimal digits that name this instance's cgroups
 //	STATE/root.json          owner of the mount's own directory
-//	STATE/containers/ID/     one container: container.json, log, and its layers (package overlay)
+//	STATE/containers/ID/     one container: record and log; its layers are package overlay's
 //
-// A container exists while its container.json does: making it is the last step of mkdir, unlinking it the first of rmdir.
+// A container exists while its record does: making it is the last step of mkdir, unlinking it the first of rmdir.
+//
+// A record file holds one JSON object a line, and the last whole line counts. A change is one line appended by one write(2):
+// no new file, no rename, a fifth of the cost, and as atomic, since a line that a crash or a full disk cut short is not a
+// whole one. The file is written anew when it has grown long.
 const storeVersion = "1\n"
 
 const (
-	recordName = "container.json"
+	recordName = "record"
+	recordMax  = 64 << 10 // bytes, beyond which a record file is written anew
 	logName    = "log"
 	syncPause  = 500 * time.Millisecond // half of what a power cut may take back
 )
 
-// record is the content of container.json.
+// record is a line of a record file.
 type record struct {
 	ID      string                  `json:"id"`
 	Name    string                  `json:"name"`
@@ -100,13 +107,62 @@ func (s *store) instance(fresh func() string) (string, error) {
 	return string(text), err
 }
 
-// save writes a record. On failure the old one stands.
+// save appends a record to its file. On failure the old one stands.
 func (s *store) save(r *record) error {
-	text, err := json.Marshal(r)
+	line, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
-	return s.write(s.recordPath(r.ID), text)
+	line = append(line, '\n')
+	name := s.recordPath(r.ID)
+	size, err := appendLine(name, line)
+	if err != nil {
+		return fmt.Errorf("keep it in the state directory: %w", err)
+	}
+	s.touch(name)
+	if size > recordMax {
+		return s.write(name, line)
+	}
+	return nil
+}
+
+// appendLine appends to a file that exists and returns its new size. What a failed write has written is cut off again.
+func appendLine(name string, line []byte) (int64, error) {
+	fd, err := unix.Open(name, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return 0, err
+	}
+	n, err := unix.Write(fd, line)
+	if err == nil && n < len(line) {
+		err = unix.ENOSPC
+	}
+	if err != nil {
+		return 0, errors.Join(err, unix.Ftruncate(fd, st.Size))
+	}
+	return st.Size + int64(n), nil
+}
+
+// parseRecord returns the last whole line of a record file that holds a record of that container.
+func parseRecord(id string, text []byte) (*record, error) {
+	end := bytes.LastIndexByte(text, '\n')
+	if end < 0 {
+		return nil, io.ErrUnexpectedEOF
+	}
+	line := text[bytes.LastIndexByte(text[:end], '\n')+1 : end]
+	r := new(record)
+	if err := json.Unmarshal(line, r); err != nil {
+		return nil, err
+	}
+	if r.ID != id || r.Config == nil {
+		return nil, fmt.Errorf("the record of %q lies with %q: %w", r.ID, id, syscall.EINVAL)
+	}
+	r.Config = r.Config.Clone() // makes every structure that the settings rely on
+	return r, engine.ValidateName(r.Name)
 }
 
 // write replaces a file atomically. The caller is the only writer of that file.
@@ -130,7 +186,8 @@ func (s *store) create(r *record) error {
 		return err
 	}
 	if err := s.save(r); err != nil {
-		os.Remove(s.container(r.ID))
+		unix.Unlink(s.recordPath(r.ID))
+		unix.Rmdir(s.container(r.ID))
 		return err
 	}
 	s.touch(s.container(r.ID))
@@ -149,9 +206,9 @@ func (s *store) remove(id string) error {
 // sweep removes what is left of a container without a record. Its layers are package overlay's and are gone already.
 func (s *store) sweep(id string) {
 	for _, name := range []string{logName, logName + ".new", recordName + ".new"} {
-		os.Remove(filepath.Join(s.container(id), name))
+		unix.Unlink(filepath.Join(s.container(id), name))
 	}
-	if err := os.Remove(s.container(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := unix.Rmdir(s.container(id)); err != nil && err != unix.ENOENT {
 		s.log.Warn("something is left of a removed container; the next mount tries again", "err", err)
 	}
 	s.touch(s.containers())
@@ -171,16 +228,15 @@ func (s *store) load() (records []*record, broken, bare []string, err error) {
 			bare = append(bare, id)
 			continue
 		}
-		r := new(record)
+		var r *record
 		if err == nil {
-			err = json.Unmarshal(text, r)
+			r, err = parseRecord(id, text)
 		}
-		if err != nil || r.ID != id || r.Config == nil || engine.ValidateName(r.Name) != nil {
+		if err != nil {
 			s.log.Error("a container's record cannot be read; it is left alone", "id", id, "err", err)
 			broken = append(broken, id)
 			continue
 		}
-		r.Config = r.Config.Clone() // makes every structure that the settings rely on
 		records = append(records, r)
 	}
 	return records, broken, bare, nil

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ctrfs/ctrfs/engine"
 )
 
@@ -62,13 +64,14 @@ func TestStoreAfterCrash(t *testing.T) {
 	s := testStore(t, dir)
 	defer s.close()
 	files := map[string]string{
-		"nothing/":                    "",
-		"half/container.json.new":     `{"id":`,
-		"torn/container.json":         `{"id":"torn","na`,
-		"stranger/container.json":     `{"id":"other","name":"x","config":{}}`,
-		"hostile/container.json":      `{"id":"hostile","name":"../x","config":{}}`,
-		"bare-log/log":                "text",
-		"empty-config/container.json": `{"id":"empty-config","name":"e","config":{}}`,
+		"nothing/":            "",
+		"half/record.new":     `{"id":`,
+		"torn/record":         `{"id":"torn","na`,
+		"stranger/record":     `{"id":"other","name":"x","config":{}}` + "\n",
+		"hostile/record":      `{"id":"hostile","name":"../x","config":{}}` + "\n",
+		"bare-log/log":        "text",
+		"empty-config/record": `{"id":"empty-config","name":"e","config":{}}` + "\n",
+		"cut/record":          `{"id":"cut","name":"c","config":{}}` + "\n" + `{"id":"cut","name":"d","con`,
 	}
 	for name, text := range files {
 		path := filepath.Join(s.containers(), name)
@@ -91,7 +94,7 @@ func TestStoreAfterCrash(t *testing.T) {
 	}
 	slices.Sort(broken)
 	slices.Sort(bare)
-	if len(records) != 1 || records[0].ID != "empty-config" {
+	if len(records) != 2 || records[0].Name != "c" || records[1].Name != "e" {
 		t.Errorf("records: %v", records)
 	}
 	if got := strings.Join(broken, " "); got != "hostile stranger torn" {
@@ -120,23 +123,73 @@ func TestStoreRefusesOtherVersions(t *testing.T) {
 	}
 }
 
-// TestFailedWriteKeepsTheOld: a directory in the way of the temporary file is a disk that refuses.
+// TestFailedWriteKeepsTheOld: a file system without room refuses, whole, and the old record stands.
 func TestFailedWriteKeepsTheOld(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("a small file system needs root")
+	}
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(dir, 0)
+	s := testStore(t, dir)
+	defer s.close()
+	r := record{ID: "a", Name: "a", Config: engine.NewConfig()}
+	if err := s.create(&r); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(s.recordPath("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Config.Spec.Process.Env = []string{"A=" + strings.Repeat("x", 128<<10)}
+	if err := s.save(&r); engine.Errno(err) != syscall.ENOSPC {
+		t.Errorf("got %v, want ENOSPC", err)
+	}
+	if after, err := os.ReadFile(s.recordPath("a")); err != nil || string(after) != string(before) {
+		t.Errorf("the record changed: %d bytes, were %d (%v)", len(after), len(before), err)
+	}
+	other := record{ID: "b", Name: "b", Config: r.Config}
+	if err := s.create(&other); engine.Errno(err) != syscall.ENOSPC {
+		t.Errorf("got %v, want ENOSPC", err)
+	}
+	if _, err := os.Stat(s.container("b")); !os.IsNotExist(err) {
+		t.Errorf("a container that could not be made is there: %v", err)
+	}
+}
+
+// TestRecordStaysSmall: a record that is changed a thousand times does not grow a thousand times.
+func TestRecordStaysSmall(t *testing.T) {
 	s := testStore(t, t.TempDir())
 	defer s.close()
 	r := record{ID: "a", Name: "a", Config: engine.NewConfig()}
 	if err := s.create(&r); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.MkdirAll(filepath.Join(s.recordPath("a")+".new", "x"), 0o700); err != nil {
-		t.Fatal(err)
+	for i := range 1000 {
+		r.Owner.UID = uint32(i)
+		if err := s.save(&r); err != nil {
+			t.Fatal(err)
+		}
 	}
-	r.Name = "b"
-	if err := s.save(&r); engine.Errno(err) != syscall.EISDIR {
-		t.Errorf("got %v, want EISDIR", err)
+	info, err := os.Stat(s.recordPath("a"))
+	if err != nil || info.Size() > 2*recordMax {
+		t.Errorf("%d bytes (%v)", info.Size(), err)
 	}
 	records, _, _, err := s.load()
-	if err != nil || len(records) != 1 || records[0].Name != "a" {
-		t.Errorf("the old record does not stand: %v (%v)", records, err)
+	if err != nil || len(records) != 1 || records[0].Owner.UID != 999 {
+		t.Errorf("got %+v (%v)", records, err)
 	}
+}
+
+func FuzzRecord(f *testing.F) {
+	f.Add([]byte(`{"id":"a","name":"c","config":{}}` + "\n" + `{"id"`))
+	f.Add([]byte(`{"id":"a","name":"c","config":{"spec":{"linux":{}}}}` + "\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		r, err := parseRecord("a", text)
+		if err == nil && (r.ID != "a" || engine.ValidateName(r.Name) != nil || r.Config.Cmd() == "x\x00") {
+			t.Errorf("%q gives %+v", text, r)
+		}
+	})
 }

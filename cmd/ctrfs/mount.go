@@ -1,0 +1,204 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/ctrfs/ctrfs/engine/keeper"
+)
+
+// Descriptors that the keeper inherits, from 3 on.
+const (
+	keeperRunLock = 3 + iota
+	keeperStateLock
+	keeperListener
+)
+
+// Files of the run directory.
+const (
+	lockName = "lock"      // held by the keeper
+	liveName = "server"    // held by the server
+	logName  = "ctrfs.log" // what keeper and server have to say
+)
+
+// retryLimit is how long mount waits for a keeper that is on its way out.
+const retryLimit = 3 * time.Second
+
+func mountCommand() *cobra.Command {
+	r := keeper.Request{}
+	foreground := false
+	c := &cobra.Command{
+		Use:   "mount [DIR]",
+		Short: "Mount the tree, by default on " + defaultDir + "; returns when it answers",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			r.Dir = defaultDir
+			if len(args) > 0 {
+				r.Dir = args[0]
+			}
+			return mount(r, foreground)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&r.State, "state", defaultState, "directory for what lasts")
+	f.StringVar(&r.Run, "run", defaultRun, "directory for what lasts until the machine stops")
+	f.StringVar(&r.LogLevel, "log-level", "info", "debug, info, warn or error")
+	f.BoolVar(&foreground, "foreground", false, "stay in the foreground and log to stderr")
+	return c
+}
+
+// mount asks the keeper of the run directory for a mount, after starting one if there is none.
+func mount(r keeper.Request, foreground bool) error {
+	if os.Geteuid() != 0 {
+		return errors.New("mounting needs root: run it with sudo, or as root")
+	}
+	if _, err := parseLevel(r.LogLevel); err != nil {
+		return err
+	}
+	if err := places(&r); err != nil {
+		return err
+	}
+	deadline := time.Now().Add(retryLimit)
+	for {
+		err := mountOnce(r, foreground)
+		if !errors.Is(err, errLeaving) || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// errLeaving means that the keeper's lock is held by one that no longer answers: it is just ending.
+var errLeaving = errors.New("another ctrfs holds the run directory and does not answer")
+
+func mountOnce(r keeper.Request, foreground bool) error {
+	runLock, err := lock(filepath.Join(r.Run, lockName))
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		if foreground {
+			return fmt.Errorf("--run %s belongs to a ctrfs in the background: unmount that first, or use another --run", r.Run)
+		}
+		err = keeper.Ask(r)
+		if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNRESET) {
+			return errLeaving
+		}
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	defer runLock.Close()
+	stateLock, err := lock(filepath.Join(r.State, lockName))
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return fmt.Errorf("--state %s is in use by a ctrfs with another --run: use that, or another --state", r.State)
+	}
+	if err != nil {
+		return err
+	}
+	defer stateLock.Close()
+	listener, err := keeper.Listen(r.Run)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	return startKeeper(r, foreground, runLock, stateLock, listener)
+}
+
+// startKeeper starts a keeper with what was locked for it. In the foreground this process waits for its end.
+func startKeeper(r keeper.Request, foreground bool, runLock, stateLock *os.File, listener *net.UnixListener) error {
+	socket, err := listener.File()
+	if err != nil {
+		return err
+	}
+	defer socket.Close()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	log := os.Stderr
+	if !foreground {
+		log, err = os.OpenFile(filepath.Join(r.Run, logName), os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return err
+		}
+		defer log.Close()
+	}
+	p, err := os.StartProcess("/proc/self/exe", []string{"ctrfs", "keeper", "--state", r.State, "--log-level", r.LogLevel}, &os.ProcAttr{
+		Dir:   "/",
+		Env:   []string{},
+		Files: []*os.File{null, log, log, runLock, stateLock, socket},
+		Sys:   &syscall.SysProcAttr{Setsid: !foreground},
+	})
+	if err != nil {
+		return err
+	}
+	if err := keeper.Ask(r); err != nil {
+		if errors.Is(err, keeper.ErrNoAnswer) && !foreground {
+			return fmt.Errorf("%w; %s has the reason", err, filepath.Join(r.Run, logName))
+		}
+		return err
+	}
+	if !foreground {
+		return p.Release()
+	}
+	state, err := p.Wait()
+	if err == nil && !state.Success() {
+		err = fmt.Errorf("the keeper ended with %v", state)
+	}
+	return err
+}
+
+// places makes the directories absolute, and makes them if they are missing.
+func places(r *keeper.Request) error {
+	for _, d := range []struct {
+		name *string
+		mode fs.FileMode
+	}{{&r.Dir, 0o755}, {&r.State, 0o700}, {&r.Run, 0o700}} {
+		// A mount whose server has died answers nothing but ENOTCONN; the next server takes it away.
+		err := os.MkdirAll(*d.name, d.mode)
+		if err != nil && !errors.Is(err, syscall.ENOTCONN) && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("make a directory: %w", err)
+		}
+		parent, err := filepath.EvalSymlinks(filepath.Dir(*d.name))
+		if err == nil {
+			parent, err = filepath.Abs(parent)
+		}
+		if err != nil {
+			return err
+		}
+		base := filepath.Base(*d.name)
+		if base == "." || base == ".." || base == "/" {
+			return fmt.Errorf("%s: name a directory of its own", *d.name)
+		}
+		*d.name = filepath.Join(parent, base)
+	}
+	for _, dir := range []string{r.State, r.Run} {
+		if err := os.Chmod(dir, 0o700); err != nil { // layers hold set-user-id files, logs hold secrets
+			return err
+		}
+	}
+	return nil
+}
+
+// lock opens and locks a file for as long as a descriptor of it is open anywhere. The error is EWOULDBLOCK when it is
+// locked already.
+func lock(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", name, err)
+	}
+	return f, nil
+}

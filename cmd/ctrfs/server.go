@@ -1,0 +1,127 @@
+package main
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/ctrfs/ctrfs/engine/keeper"
+	"github.com/ctrfs/ctrfs/engine/local"
+	"github.com/ctrfs/ctrfs/fs"
+)
+
+func serverCommand() *cobra.Command {
+	r := keeper.Request{}
+	c := &cobra.Command{
+		Use:    "server",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE:   func(*cobra.Command, []string) error { return runServer(r) },
+	}
+	f := c.Flags()
+	f.StringVar(&r.Dir, "dir", "", "")
+	f.StringVar(&r.State, "state", "", "")
+	f.StringVar(&r.Run, "run", "", "")
+	f.StringVar(&r.LogLevel, "log-level", "info", "")
+	return c
+}
+
+// runServer serves the tree until it is unmounted. The keeper is told whether it ever answers.
+func runServer(r keeper.Request) error {
+	log, err := newLogger(r.LogLevel, "server")
+	if err != nil {
+		return err
+	}
+	setName("ctrfs-server")
+	debug.SetGCPercent(50)
+	syscall.CloseOnExec(serverSocket)
+	client, account, err := keeper.Dial(os.NewFile(serverSocket, "keeper"))
+	if err != nil {
+		return err
+	}
+	live, err := lock(filepath.Join(r.Run, liveName))
+	if err != nil {
+		return errors.Join(err, client.Failed(err))
+	}
+	defer live.Close()
+	e, tree, err := open(r, log, client, account)
+	if err != nil {
+		return errors.Join(err, client.Failed(err))
+	}
+	if err := client.Ready(); err != nil {
+		return err
+	}
+	log.Info("mounted", "dir", r.Dir)
+	go e.Warm()
+	return serve(e, tree, client, r.Dir, log)
+}
+
+// open brings up the engine, then the tree in front of it.
+func open(r keeper.Request, log *slog.Logger, client *keeper.Client, account keeper.Account) (*local.Engine, *fs.Server, error) {
+	e, err := local.New(local.Options{State: r.State, Run: r.Run, Log: log}, client, account)
+	if err != nil {
+		return nil, nil, err
+	}
+	detachDead(r.Dir)
+	tree, err := fs.Mount(r.Dir, e, fs.Options{Version: versionText(), Logger: log, Source: source(r.Run)})
+	if err != nil {
+		e.Close()
+		return nil, nil, err
+	}
+	e.Forbid(r.Dir, tree.Device())
+	return e, tree, nil
+}
+
+// detachDead takes away a mount whose server has died: everything on it fails with ENOTCONN.
+func detachDead(dir string) {
+	var st unix.Stat_t
+	for range 8 { // they stack when several servers died
+		if err := unix.Stat(dir, &st); err != unix.ENOTCONN {
+			return
+		}
+		if unix.Unmount(dir, unix.MNT_DETACH) != nil {
+			return
+		}
+	}
+}
+
+// serve waits for the end, which has three causes: somebody unmounted the tree, somebody asked the server to end, or the
+// keeper died, without whom nothing can be started.
+func serve(e *local.Engine, tree *fs.Server, client *keeper.Client, dir string, log *slog.Logger) error {
+	unmounted := make(chan struct{})
+	go func() {
+		tree.Wait()
+		close(unmounted)
+	}()
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	var failure error
+	select {
+	case <-unmounted:
+	case s := <-signals:
+		log.Info("asked to end", "signal", s.String())
+		detach(tree, dir, unmounted)
+	case <-client.Gone():
+		failure = errors.New("the keeper died; containers that run go on without it")
+		detach(tree, dir, unmounted)
+	}
+	e.Close()
+	log.Info("unmounted", "dir", dir)
+	return failure
+}
+
+// detach unmounts, if need be behind the back of whoever uses the tree.
+func detach(tree *fs.Server, dir string, unmounted <-chan struct{}) {
+	if tree.Unmount() == nil {
+		<-unmounted
+		return
+	}
+	unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+}

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/moby/sys/mountinfo"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+// sourcePrefix and the run directory make the source that a mount shows in mount(8) and findmnt(8), by which umount finds
+// the processes behind it.
+const sourcePrefix = "ctrfs:"
+
+func source(run string) string { return sourcePrefix + run }
+
+// leaveLimit is how long umount waits for the processes behind a mount to be gone.
+const leaveLimit = 10 * time.Second
+
+func umountCommand() *cobra.Command {
+	var stop, keep bool
+	c := &cobra.Command{
+		Use:   "umount [DIR]",
+		Short: "Unmount the tree; refuses while containers run unless told what to do with them",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			dir := defaultDir
+			if len(args) > 0 {
+				dir = args[0]
+			}
+			return umount(dir, stop, keep)
+		},
+	}
+	c.Flags().BoolVar(&stop, "stop", false, "stop what runs first")
+	c.Flags().BoolVar(&keep, "keep", false, "leave running what runs; a later mount finds it")
+	c.MarkFlagsMutuallyExclusive("stop", "keep")
+	return c
+}
+
+// umount does with files what a user would, then umount2(2), then waits for the processes.
+func umount(dir string, stop, keep bool) error {
+	m, err := find(dir)
+	if err != nil {
+		return err
+	}
+	running, err := active(m.Mountpoint)
+	if err != nil {
+		return err
+	}
+	switch {
+	case len(running) == 0 || keep:
+	case stop:
+		if err := stopAll(m.Mountpoint, running); err != nil {
+			return err
+		}
+		keep = false
+	default:
+		return fmt.Errorf("%s: %d running: %s; stop them with --stop, or leave them running with --keep",
+			m.Mountpoint, len(running), strings.Join(running[:min(len(running), 5)], " "))
+	}
+	err = unix.Unmount(m.Mountpoint, unix.UMOUNT_NOFOLLOW)
+	if err == unix.EBUSY {
+		return fmt.Errorf("%s is in use: some process has its working directory or an open file below it; fuser -vm %s names it", m.Mountpoint, m.Mountpoint)
+	}
+	if err != nil {
+		return fmt.Errorf("unmount %s: %w", m.Mountpoint, err)
+	}
+	run := strings.TrimPrefix(m.Source, sourcePrefix)
+	if err := released(filepath.Join(run, liveName)); err != nil || keep && len(running) > 0 {
+		return err
+	}
+	return released(filepath.Join(run, lockName))
+}
+
+// find returns the mount of ours on dir.
+func find(dir string) (*mountinfo.Info, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if parent, err := filepath.EvalSymlinks(filepath.Dir(abs)); err == nil {
+		abs = filepath.Join(parent, filepath.Base(abs))
+	}
+	mounts, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(abs))
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range mounts {
+		if m.FSType == "fuse.ctrfs" {
+			return m, nil
+		}
+	}
+	return nil, fmt.Errorf("%s: no ctrfs is mounted there", abs)
+}
+
+// active lists the containers of which something lives, children before their parents. A mount whose server is dead has
+// none that could be asked.
+func active(dir string) ([]string, error) {
+	text, err := os.ReadFile(filepath.Join(dir, "stats"))
+	if errors.Is(err, unix.ENOTCONN) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for line := range strings.Lines(string(text)) {
+		f := strings.Fields(line)
+		if len(f) > 1 && slices.Contains([]string{"listening", "running", "paused", "stopping"}, f[1]) {
+			out = append(out, f[0])
+		}
+	}
+	slices.Reverse(out)
+	return out, nil
+}
+
+// stopAll stops containers, all at once, and waits for them.
+func stopAll(dir string, names []string) error {
+	for _, name := range names {
+		err := os.WriteFile(filepath.Join(dir, name, "stop"), []byte("1\n"), 0)
+		if err != nil && !errors.Is(err, unix.EBUSY) { // it has just exited
+			return err
+		}
+	}
+	for _, name := range names {
+		if _, err := os.ReadFile(filepath.Join(dir, name, "wait")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// released waits until nobody holds the lock any more.
+func released(name string) error {
+	deadline := time.Now().Add(leaveLimit)
+	for {
+		f, err := lock(name)
+		if err == nil {
+			return f.Close()
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil // the run directory is gone, or not ours to look at: nothing to wait for
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("unmounted, but the process behind it does not end; the lock is %s", name)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}

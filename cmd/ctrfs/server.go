@@ -107,21 +107,23 @@ func serve(e *local.Engine, tree *fs.Server, client *keeper.Client, dir string, 
 	case <-unmounted:
 	case s := <-signals:
 		log.Info("asked to end", "signal", s.String())
-		detach(tree, dir, unmounted)
+		detach(tree, dir, log)
 	case <-client.Gone():
 		failure = errors.New("the keeper died; containers that run go on without it")
-		detach(tree, dir, unmounted)
+		detach(tree, dir, log)
 	}
 	e.Close()
 	log.Info("unmounted", "dir", dir)
 	return failure
 }
 
-// detach unmounts, if need be behind the back of whoever uses the tree.
-func detach(tree *fs.Server, dir string, unmounted <-chan struct{}) {
+// detach unmounts, if need be behind the back of whoever uses the tree. It does not wait for copies of the mount in other
+// mount namespaces.
+func detach(tree *fs.Server, dir string, log *slog.Logger) {
 	if tree.Unmount() == nil {
-		<-unmounted
 		return
 	}
-	unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+		log.Error("cannot unmount", "dir", dir, "err", err)
+	}
 }

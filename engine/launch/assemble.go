@@ -18,6 +18,7 @@ import (
 type Files struct {
 	Tasks []*os.File // cgroup v1 tasks files
 	Into  *os.File   // cgroup v2 directory, or nil
+	Net   *os.File   // a new network namespace with lo up
 	Roots []*os.File // detached mounts, the root first
 	Null  *os.File   // /dev/null, for stdin
 	Log   *os.File   // for stdout and stderr
@@ -26,7 +27,7 @@ type Files struct {
 // cloneFlags are the namespaces that clone3(2) makes.
 var cloneFlags = map[specs.LinuxNamespaceType]uint64{
 	specs.PIDNamespace: unix.CLONE_NEWPID, specs.MountNamespace: unix.CLONE_NEWNS, specs.UTSNamespace: unix.CLONE_NEWUTS,
-	specs.IPCNamespace: unix.CLONE_NEWIPC, specs.NetworkNamespace: unix.CLONE_NEWNET,
+	specs.IPCNamespace: unix.CLONE_NEWIPC,
 }
 
 // assembler translates steps into calls.
@@ -71,8 +72,8 @@ func (a *assembler) add(s plan.Step) error {
 		a.call(unix.SYS_SETSID)
 	case plan.Hostname:
 		a.call(unix.SYS_SETHOSTNAME, a.path(s.Name), num(len(s.Name)))
-	case plan.Loopback:
-		a.loopback()
+	case plan.Network:
+		a.call(unix.SYS_SETNS, a.file(a.files.Net), num(unix.CLONE_NEWNET))
 	case plan.Private:
 		a.call(unix.SYS_MOUNT, num(0), a.path("/"), num(0), num(unix.MS_REC|unix.MS_PRIVATE), num(0))
 	case plan.TakeDevices:
@@ -150,20 +151,6 @@ func (a *assembler) joinCgroup() {
 	for _, f := range a.files.Tasks {
 		a.call(unix.SYS_WRITE, a.file(f), a.path("0"), num(1))
 	}
-}
-
-// ifreq is struct ifreq of netdevice(7), as far as SIOCSIFFLAGS reads it.
-type ifreq struct {
-	name  [unix.IFNAMSIZ]byte
-	flags uint16
-	_     [22]byte
-}
-
-func (a *assembler) loopback() {
-	lo := ifreq{flags: unix.IFF_UP}
-	copy(lo.name[:], "lo")
-	sock := a.result(a.call(unix.SYS_SOCKET, num(unix.AF_INET), num(unix.SOCK_DGRAM|unix.SOCK_CLOEXEC), num(0)))
-	a.call(unix.SYS_IOCTL, sock, num(unix.SIOCSIFFLAGS), structure(&a.Program, &lo))
 }
 
 // clone makes a detached copy of the mount at a path.

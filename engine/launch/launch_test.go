@@ -14,6 +14,7 @@ import (
 	"github.com/ctrfs/ctrfs/engine"
 	"github.com/ctrfs/ctrfs/engine/launch"
 	"github.com/ctrfs/ctrfs/engine/plan"
+	"github.com/ctrfs/ctrfs/netns"
 )
 
 // requireRoot stops a test that launches for real when nobody here may do that; in CI that is a failure.
@@ -38,6 +39,17 @@ func hostTree(t testing.TB) *os.File {
 	f := os.NewFile(uintptr(fd), "root")
 	t.Cleanup(func() { f.Close() })
 	return f
+}
+
+// newNet makes a network namespace.
+func newNet(t testing.TB) *os.File {
+	t.Helper()
+	ns, err := netns.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ns.Close() })
+	return ns
 }
 
 // result is what became of a launch.
@@ -66,7 +78,7 @@ func try(t testing.TB, c *engine.Config, root *os.File, limit time.Duration) res
 		t.Fatal(err)
 	}
 	defer log.Close()
-	program, err := launch.Assemble(steps, launch.Files{Roots: []*os.File{root}, Null: null, Log: log})
+	program, err := launch.Assemble(steps, launch.Files{Net: newNet(t), Roots: []*os.File{root}, Null: null, Log: log})
 	if err != nil {
 		return result{err: err}
 	}
@@ -229,7 +241,7 @@ func TestNulIsRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer null.Close()
-		program, err := launch.Assemble(steps, launch.Files{Roots: []*os.File{null}, Null: null, Log: null})
+		program, err := launch.Assemble(steps, launch.Files{Net: null, Roots: []*os.File{null}, Null: null, Log: null})
 		if err == nil {
 			_, err = program.Encode()
 		}

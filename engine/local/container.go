@@ -12,6 +12,7 @@ import (
 
 	"github.com/ctrfs/ctrfs/engine"
 	"github.com/ctrfs/ctrfs/engine/cgroup"
+	"github.com/ctrfs/ctrfs/engine/plan"
 	"github.com/ctrfs/ctrfs/overlay"
 )
 
@@ -43,7 +44,7 @@ type container struct {
 	failure string        // guarded by mu
 	changed time.Time     // guarded by mu
 	moved   chan struct{} // guarded by mu; closed and replaced when the state changes
-	steps   string        // guarded by mu; the plan of the last start
+	steps   []plan.Step   // guarded by mu; the plan of the last start
 	group   *cgroup.Group // guarded by mu; nil until something needs it
 	root    *overlay.Root // guarded by mu; held while it runs, so that nobody waits for its teardown
 

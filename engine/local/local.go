@@ -38,6 +38,7 @@ import (
 	"github.com/ctrfs/ctrfs/engine"
 	"github.com/ctrfs/ctrfs/engine/cgroup"
 	"github.com/ctrfs/ctrfs/engine/keeper"
+	"github.com/ctrfs/ctrfs/netns"
 	"github.com/ctrfs/ctrfs/overlay"
 )
 
@@ -55,6 +56,7 @@ type Engine struct {
 	roots    *overlay.Store
 	host     *cgroup.Host
 	groups   *cgroup.Tree
+	nets     *netns.Pool
 	keeper   *keeper.Client
 	facts    facts
 	features func() []engine.Feature // found out when first asked for
@@ -89,6 +91,9 @@ func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, err
 	if err == nil {
 		err = e.recover(account)
 	}
+	if err == nil {
+		e.nets = netns.NewPool(readyNets)
+	}
 	if err != nil {
 		e.store.close()
 		return nil, err
@@ -96,6 +101,10 @@ func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, err
 	e.features = sync.OnceValue(func() []engine.Feature { return probe(e.host, e.roots) })
 	return e, nil
 }
+
+// readyNets is how many network namespaces are kept ready: enough for a burst typed by hand or by a loop, at some hundred
+// kilobytes of kernel memory each.
+const readyNets = 8
 
 // Forbid tells the engine where it is mounted: a root there would make the server wait for itself.
 func (e *Engine) Forbid(dir string, dev uint64) { e.roots.Forbid(dir, dev) }
@@ -112,6 +121,7 @@ const flushLimit = 5 * time.Second
 
 // Close ends the engine. What runs goes on; what does not run leaves nothing on the machine but the state directory.
 func (e *Engine) Close() {
+	e.nets.Close()
 	e.mu.RLock()
 	all := slices.Collect(maps.Values(e.byID))
 	e.mu.RUnlock()

@@ -41,16 +41,16 @@ func (c *container) Start(by engine.Caller) error {
 
 // starting is one start on its way, with what it has made so far.
 type starting struct {
-	c       *container
-	view    *engine.View
-	group   *cgroup.Group
-	newTop  *container // the outermost container whose group did not exist before
-	root    *overlay.Root
-	log     *os.File
-	newLog  string
-	join    *cgroup.Join
-	begun   bool
-	stepsOf []plan.Step
+	c      *container
+	view   *engine.View
+	group  *cgroup.Group
+	newTop *container // the outermost container whose group did not exist before
+	root   *overlay.Root
+	log    *os.File
+	newLog string
+	join   *cgroup.Join
+	begun  bool
+	steps  []plan.Step
 }
 
 // run prepares everything, launches, and takes the result. Whatever fails leaves the rest to undo.
@@ -60,7 +60,7 @@ func (s *starting) run() error {
 	if err != nil {
 		return err
 	}
-	if s.stepsOf, err = c.plan(s.view, described); err != nil {
+	if s.steps, err = c.plan(s.view, described); err != nil {
 		return err
 	}
 	if s.group, err = s.makeGroup(); err != nil {
@@ -76,11 +76,16 @@ func (s *starting) run() error {
 		return err
 	}
 	defer s.join.Close()
-	files := launch.Files{Tasks: s.join.Tasks, Into: s.join.Into, Null: e.facts.null, Log: s.log}
+	net, err := e.nets.Take()
+	if err != nil {
+		return err
+	}
+	defer net.Close()
+	files := launch.Files{Net: net, Tasks: s.join.Tasks, Into: s.join.Into, Null: e.facts.null, Log: s.log}
 	for _, m := range s.root.Mounts {
 		files.Roots = append(files.Roots, m.File)
 	}
-	program, err := launch.Assemble(s.stepsOf, files)
+	program, err := launch.Assemble(s.steps, files)
 	if err == nil {
 		err = e.keeper.Start(c.id, program, s.executed)
 	}
@@ -124,8 +129,8 @@ func (c *container) Plan() (string, error) {
 	c.mu.Lock()
 	steps := c.steps
 	c.mu.Unlock()
-	if v.State.Active() && steps != "" {
-		return steps, nil
+	if v.State.Active() && steps != nil {
+		return plan.String(steps), nil
 	}
 	mounts, err := c.e.roots.Describe(c.id, v.Config.Rootfs(), v.Config.RootMode())
 	if err != nil {
@@ -230,7 +235,7 @@ func (s *starting) executed(r keeper.Running) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.pid, c.pidfd, c.started, c.oomBase = r.PID, r.PidFD, r.Started, kills
-	c.root, c.steps = s.root, plan.String(s.stepsOf)
+	c.root, c.steps = s.root, s.steps
 	c.failure = ""
 	c.rec.Started = true
 	c.enter(engine.Running)
@@ -243,10 +248,10 @@ func (s *starting) explain(err error) error {
 		return &engine.Error{Op: "start", File: s.view.Path, Errno: engine.Errno(err), Err: err}
 	}
 	out := &engine.Error{Op: "start", File: s.view.Path, Errno: f.Errno, Err: f.Errno}
-	if f.Step >= len(s.stepsOf) {
+	if f.Step >= len(s.steps) {
 		return out
 	}
-	step := s.stepsOf[f.Step]
+	step := s.steps[f.Step]
 	out.Why = fmt.Sprintf("step %d, %s", f.Step+1, step)
 	if x, ok := step.(plan.Exec); ok {
 		out.Why = fmt.Sprintf("step %d, execute %s", f.Step+1, engine.Quote(x.Args[0]))

@@ -49,7 +49,7 @@ func Build(c *engine.Config, h Host) ([]Step, error) {
 		CgroupNamespace{},
 		Session{},
 		Hostname{c.EffectiveHostname(h.Name)},
-		Loopback{},
+		Network{},
 		Private{},
 		TakeDevices{deviceNodes},
 	}
@@ -59,10 +59,10 @@ func Build(c *engine.Config, h Host) ([]Step, error) {
 }
 
 // cloned are the namespaces that clone3(2) makes. The cgroup namespace is not one: its root is the group that its maker is
-// in, and the child joins its group later.
+// in, and the child joins its group later. Nor is the network namespace, which is made ahead.
 func cloned(all []specs.LinuxNamespace) (out []specs.LinuxNamespaceType) {
 	for _, ns := range all {
-		if ns.Type != specs.CgroupNamespace {
+		if ns.Type != specs.CgroupNamespace && ns.Type != specs.NetworkNamespace {
 			out = append(out, ns.Type)
 		}
 	}

@@ -33,8 +33,8 @@ type (
 	Session struct{}
 	// Hostname sets the name in the new uts namespace.
 	Hostname struct{ Name string }
-	// Loopback brings up lo in the new network namespace.
-	Loopback struct{}
+	// Network enters a new network namespace that was made ahead, with lo up in it.
+	Network struct{}
 	// Private stops mounts from travelling between the child's mount namespace and the host's.
 	Private struct{}
 	// TakeDevices picks up the host's own device nodes while the host's /dev is still in sight.
@@ -124,7 +124,7 @@ func (s JoinCgroup) String() string {
 func (CgroupNamespace) String() string { return "unshare the cgroup namespace" }
 func (Session) String() string         { return "start a new session" }
 func (s Hostname) String() string      { return "set hostname " + s.Name }
-func (Loopback) String() string        { return "bring up lo" }
+func (Network) String() string         { return "enter a new network namespace with lo up" }
 func (Private) String() string         { return "make every mount private" }
 func (s TakeDevices) String() string   { return "take from the host " + strings.Join(s.Paths, " ") }
 func (s Root) String() string          { return "pivot to the root: " + s.Text }

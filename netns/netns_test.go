@@ -1,0 +1,182 @@
+package netns
+
+import (
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func requireRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatal("network namespaces need root, and CI has to have it")
+	}
+	t.Skip("network namespaces need root")
+}
+
+// inside runs a function in a namespace, on a thread that goes there and back.
+func inside(t testing.TB, ns *os.File, do func()) {
+	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer home.Close()
+	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+		t.Fatal(err)
+	}
+	do()
+	if err := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func self(t testing.TB) string {
+	t.Helper()
+	link, err := os.Readlink("/proc/thread-self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return link
+}
+
+// TestReadyNamespace: it is another one, holds lo and nothing else, and a packet goes through lo.
+func TestReadyNamespace(t *testing.T) {
+	requireRoot(t)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	home := self(t)
+	p := NewPool(2)
+	defer p.Close()
+	a, err := p.Take()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	b, err := p.Take()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	seen := map[string]bool{home: true}
+	for _, ns := range []*os.File{a, b} {
+		inside(t, ns, func() {
+			if where := self(t); seen[where] {
+				t.Errorf("%s is not a namespace of its own", where)
+			} else {
+				seen[where] = true
+			}
+			links, err := net.Interfaces()
+			if err != nil || len(links) != 1 || links[0].Name != "lo" || links[0].Flags&net.FlagUp == 0 {
+				t.Errorf("links: %v (%v)", links, err)
+			}
+			exchange(t)
+		})
+	}
+	if now := self(t); now != home {
+		t.Errorf("the test's own thread went from %s to %s", home, now)
+	}
+}
+
+// exchange sends a datagram over lo.
+func exchange(t *testing.T) {
+	c, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(5 * time.Second))
+	b := make([]byte, 8)
+	if _, err := c.WriteTo([]byte("ping"), c.LocalAddr()); err != nil {
+		t.Error(err)
+	}
+	if n, _, err := c.ReadFrom(b); err != nil || string(b[:n]) != "ping" {
+		t.Errorf("got %q (%v)", b[:n], err)
+	}
+}
+
+// TestThreadsStayHome: after the pool has worked, no thread of the process is left in another namespace.
+func TestThreadsStayHome(t *testing.T) {
+	requireRoot(t)
+	home := self(t)
+	p := NewPool(4)
+	for range 20 {
+		ns, err := p.Take()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ns.Close()
+	}
+	p.Close()
+	if away := strays(t, home); away != "" {
+		t.Error(away)
+	}
+}
+
+// strays names the threads of this process that are not at home.
+func strays(t *testing.T, home string) string {
+	t.Helper()
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := ""
+	for _, task := range tasks {
+		link, err := os.Readlink("/proc/self/task/" + task.Name() + "/ns/net")
+		if err == nil && link != home {
+			out += "thread " + task.Name() + " is in " + link + "\n"
+		}
+	}
+	return out
+}
+
+// TestNothingIsKept: a closed pool holds no descriptor.
+func TestNothingIsKept(t *testing.T) {
+	requireRoot(t)
+	count := func() int {
+		out, err := exec.Command("sh", "-c", "ls -l /proc/"+strconv.Itoa(os.Getpid())+"/fd | grep -c net:").Output()
+		if err != nil && strings.TrimSpace(string(out)) != "0" {
+			t.Fatal(err)
+		}
+		return len(strings.TrimLeft(strings.TrimSpace(string(out)), "0"))
+	}
+	p := NewPool(3)
+	ns, err := p.Take()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if count() == 0 {
+		t.Error("the test cannot see a namespace's descriptor")
+	}
+	ns.Close()
+	p.Close()
+	if count() != 0 {
+		t.Error("a closed pool holds namespaces")
+	}
+}
+
+func BenchmarkTake(b *testing.B) {
+	requireRoot(b)
+	p := NewPool(8)
+	defer p.Close()
+	for b.Loop() {
+		ns, err := p.Take()
+		if err != nil {
+			b.Fatal(err)
+		}
+		ns.Close()
+	}
+}

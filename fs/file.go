@@ -1,0 +1,142 @@
+package fs
+
+import (
+	"context"
+	"syscall"
+
+	"github.com/ctrfs/ctrfs/engine"
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+// file is one row in one directory.
+type file struct {
+	node
+	row *row
+	ino uint64
+}
+
+// waitSize is the size of a stream that would block: not 0, for busybox would then not read, and the longest text that may
+// come, "unknown\n".
+const waitSize = 8
+
+// blockSize is the st_blksize of a setting. Programs take it for the size of their buffers, so that a long value arrives
+// in one write(2) rather than cut.
+const blockSize = maxValue
+
+// fill makes the attributes of this moment. A text that cannot be had counts as empty: the reader is told why, ls is not
+// stopped.
+func (f *file) fill(out *fuse.Attr) {
+	s := f.source()
+	t := f.tree.started
+	if s.view != nil {
+		t = s.view.Changed
+	}
+	o := f.owner()
+	o.Mode = f.row.mode()
+	if f.c != nil {
+		if own, ok := f.c.Owner(f.row.name); ok {
+			o = own
+		}
+	}
+	fill(out, o, t)
+	out.Mode |= syscall.S_IFREG
+	switch {
+	case f.row.read != nil:
+		text, _ := f.peek(s)
+		out.Size = uint64(len(text))
+	case f.row.log != nil:
+		out.Size = f.logSize()
+	case f.row.wait != nil:
+		out.Size = f.waitSize(s.view)
+	}
+	if f.row.setting() {
+		// The number of blocks is set below because go-fuse leaves it alone when there is a block size.
+		out.Blksize = blockSize
+	}
+	out.Blocks = (out.Size + 511) / 512
+}
+
+// logSize asks the log itself, at that moment: tail -f follows by the size.
+func (f *file) logSize() uint64 {
+	l, err := f.row.log(f.c)
+	if err != nil {
+		return 0
+	}
+	defer l.Close()
+	size, _ := l.Size() // 0 when there is an error
+	return uint64(size)
+}
+
+// waitSize is exact once there is something to read, and a promise before.
+func (f *file) waitSize(v *engine.View) uint64 {
+	if v.State.Active() {
+		return waitSize
+	}
+	if code := v.Exit.Code(); code != "" {
+		return uint64(len(code) + 1)
+	}
+	return 0
+}
+
+// peek returns the text whose size is told, and keeps it for the read that follows.
+func (f *file) peek(s source) (string, error) {
+	now := f.stamp()
+	if text, ok := f.tree.memos.get(f.ino, now, false); ok {
+		return text, nil
+	}
+	text, err := f.row.text(s)
+	if err == nil {
+		f.tree.memos.put(f.ino, now, text)
+	}
+	return text, err
+}
+
+// text returns what a reader is shown. The first reading of a handle takes the text whose size was told.
+func (f *file) text(first bool) (string, error) {
+	if text, ok := f.tree.memos.get(f.ino, f.stamp(), true); ok && first {
+		return text, nil
+	}
+	return f.row.text(f.source())
+}
+
+// Getattr answers stat(2), and the question of permission at each open(2): an attribute timeout would save the latter, but
+// give a program that stats, writes and stats again an old size.
+func (f *file) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	f.fill(&out.Attr)
+	return 0
+}
+
+// Setattr keeps owner and mode. A new size is accepted and means nothing: truncation alone changes nothing.
+func (f *file) Setattr(ctx context.Context, fh fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	var now fuse.Attr
+	f.fill(&now) // owner and mode may still be those of the directory and the table
+	o, ok := changed(engine.Owner{UID: now.Uid, GID: now.Gid, Mode: now.Mode & 0o777}, in)
+	if ok {
+		if f.c == nil {
+			return syscall.EPERM
+		}
+		if err := f.c.SetOwner(f.row.name, o); err != nil {
+			return f.refuse(err)
+		}
+	}
+	return f.Getattr(ctx, fh, out)
+}
+
+// openFlags: no page cache, and no FLUSH at close, from which nobody would see an error.
+const openFlags = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH
+
+// Open lets a privileged user read an action, as empty, for the sake of grep -r and tar; writing state is refused to all.
+func (f *file) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	if flags&syscall.O_ACCMODE != syscall.O_RDONLY && !f.row.writable() {
+		return nil, 0, f.refuse(f.row.unwritable())
+	}
+	h := &handle{file: f, add: flags&syscall.O_APPEND != 0}
+	if f.row.log != nil {
+		var err error
+		if h.log, err = f.row.log(f.c); err != nil {
+			return nil, 0, f.refuse(err)
+		}
+	}
+	return h, openFlags, 0
+}

@@ -1,0 +1,180 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/ctrfs/ctrfs/engine"
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+// handle is an open file: the text that its reader is shown, and the text that its writer has written so far.
+type handle struct {
+	file *file
+	add  bool       // opened with O_APPEND
+	log  engine.Log // of a log
+
+	mu      sync.Mutex
+	shown   string // the text of the last reading, which began at offset 0
+	read    bool   // there was one
+	written string // the text of the writes so far that continue each other
+	cut     error  // why the end of written has not been applied: it is only the front of something
+}
+
+// Read shows the text from off. READs that fill pages come in any order, and together are one reading.
+func (h *handle) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	switch r := h.file.row; {
+	case h.log != nil:
+		return h.readLog(dest, off)
+	case r.wait != nil && forPage(ctx):
+		return nil, syscall.EINVAL
+	case r.wait != nil && off == 0:
+		return h.readStream(ctx, dest)
+	case !r.readable():
+		return fuse.ReadResultData(nil), 0
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.file.row.read != nil && (!h.read || off == 0 && !forPage(ctx)) {
+		text, err := h.file.text(!h.read)
+		if err != nil {
+			return nil, h.file.refuse(err)
+		}
+		h.shown, h.read = text, true
+	}
+	return section(h.shown, dest, off), 0
+}
+
+// section copies the part of text that a READ asks for.
+func section(text string, dest []byte, off int64) fuse.ReadResult {
+	if off >= int64(len(text)) {
+		return fuse.ReadResultData(nil)
+	}
+	return fuse.ReadResultData(dest[:copy(dest, text[off:])])
+}
+
+// forPage reports whether a READ fills a page, see [wire]. A stream refuses that, which makes sendfile(2) fail and busybox
+// turn to read(2): a page stays locked while it is read, whoever else wants it cannot be interrupted, and what the size
+// then says too much would be NULs.
+func forPage(ctx context.Context) bool { return caller(ctx).UID == nobody }
+
+// readStream blocks until there is a text, or until a signal reaches the reader. No lock is held meanwhile.
+func (h *handle) readStream(ctx context.Context, dest []byte) (fuse.ReadResult, syscall.Errno) {
+	text, err := h.file.row.wait(ctx, h.file.c)
+	if ctx.Err() != nil {
+		return nil, syscall.EINTR // a signal is no failure, and leaves no sentence
+	}
+	if err != nil {
+		return nil, h.file.refuse(err)
+	}
+	if text != "" {
+		text += "\n"
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.shown = text
+	return section(text, dest, 0), 0
+}
+
+// readLog reads the log where it lies, whatever the handle was shown before.
+func (h *handle) readLog(dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	n, err := h.log.ReadAt(dest, off)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, h.file.refuse(err)
+	}
+	return fuse.ReadResultData(dest[:n]), 0
+}
+
+// Release ends the handle, after its last operation. What was never completed is told in the error file, since
+// close(2) tells nobody.
+func (h *handle) Release(context.Context) syscall.Errno {
+	if h.cut != nil {
+		h.file.refuse(h.cut)
+	}
+	if h.log != nil {
+		h.log.Close() // it was only read
+	}
+	return 0
+}
+
+// Write performs one operation. A refusal has changed nothing, and leaves its sentence in the error file.
+func (h *handle) Write(ctx context.Context, data []byte, off int64) (uint32, syscall.Errno) {
+	err := h.write(caller(ctx), string(data), off)
+	h.file.tree.writes.Add(1)
+	if err != nil {
+		return 0, h.file.refuse(err)
+	}
+	return uint32(len(data)), 0
+}
+
+// write gives an action each write as it comes, without a lock, because a start takes milliseconds and a reader of the same
+// handle shall not wait for it.
+func (h *handle) write(by engine.Caller, data string, off int64) error {
+	f := h.file
+	if f.row.act != nil {
+		if err := checkText(f.row.name, data); err != nil {
+			return err
+		}
+		return f.row.act(by, f.c, strings.TrimSuffix(data, "\n"))
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	text, err := h.extend(data, off)
+	if err != nil {
+		return err
+	}
+	err = h.apply(by, text)
+	h.cut = nil
+	if err != nil && len(data)%pageSize == 0 && h.front(by, text, err) {
+		h.cut, err = err, nil
+	}
+	if err == nil {
+		h.written = text
+	}
+	return err
+}
+
+// apply parses a text and has the engine make it the setting's value.
+func (h *handle) apply(by engine.Caller, text string) error {
+	f := h.file
+	change, err := f.row.change(text, h.add)
+	if err != nil {
+		return err
+	}
+	return f.c.Update(by, f.row.name, f.row.live, change)
+}
+
+// front reports whether whole blocks were refused only because a buffer cut them off: a document that just ends too early,
+// or a list whose last line is not whole; the lines before it are applied. The C library never buffers more than 8 KiB,
+// whatever st_blksize says, and sendfile(2) 64, so a long value comes from jq, sed or vim in pieces. The front is kept,
+// and the write that completes it is the operation.
+func (h *handle) front(by engine.Caller, text string, err error) bool {
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return true
+	}
+	end := strings.LastIndexByte(text, '\n') + 1
+	return h.file.row.list != nil && !h.add && 0 < end && end < len(text) && h.apply(by, text[:end]) == nil
+}
+
+// pageSize is the unit of a program's buffers, and how much of a WRITE the kernel holds back when a buffer is not aligned.
+const pageSize = 4096
+
+// extend joins a write to those before it on this handle: `{ echo A=1; echo B=2; } > env` is two writes and one value.
+// A value begins anew at offset 0, and after the final newline of a single value; each write of `>>` stands alone.
+func (h *handle) extend(data string, off int64) (string, error) {
+	if len(data) > maxValue-pageSize && !strings.HasSuffix(data, "\n") {
+		return "", tooBig(h.file.row.name) // the front of something longer, cut by the kernel
+	}
+	done := h.file.row.shape == single && strings.HasSuffix(h.written, "\n") && h.cut == nil
+	if h.add || off == 0 || done {
+		return data, nil
+	}
+	if len(h.written)+len(data) > maxValue {
+		return "", tooBig(h.file.row.name)
+	}
+	return h.written + data, nil
+}

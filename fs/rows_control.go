@@ -1,0 +1,102 @@
+package fs
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/ctrfs/ctrfs/engine"
+)
+
+// controlRows start and stop a container and tell what it does.
+var controlRows = []row{
+	{name: "start", shape: order,
+		act:  func(by engine.Caller, c engine.Container, _ string) error { return c.Start(by) },
+		help: "write 1: launches cmd; returns once the program has been executed, or fails with the errno of what failed"},
+	{name: "stop", shape: order,
+		act:  func(by engine.Caller, c engine.Container, _ string) error { return c.Stop(by) },
+		help: "write 1: sends stop.signal and returns; KILL follows after stop.timeout"},
+	{name: "kill", shape: order, act: kill,
+		help: "write a signal's name or number: sends it to PID 1"},
+	{name: "state", shape: single, read: ofView(func(v *engine.View) string { return string(v.State) }),
+		help: "created, listening, running, paused, stopping or exited"},
+	{name: "pid", shape: single, read: ofView(func(v *engine.View) string { return unlessZero(v.PID) }),
+		help: "host pid of PID 1; empty when there is none"},
+	{name: "exit", shape: single, read: ofView(func(v *engine.View) string { return v.Exit.Code() }),
+		help: "the last exit as a shell tells it: 0, 3, 137 (128 + 9); empty before the first"},
+	{name: "wait", shape: stream, wait: waitExit,
+		help: "blocks until the container does not run, then reads as exit"},
+	{name: "status", shape: keyed, read: ofView(statusText),
+		help: "state, pid, started, finished, exit, signal, oom, restarts, rootfs, rootfs.mode, path, id"},
+	{name: "ps", shape: table, read: ofContainer(psOne),
+		help: "a header and one line a process: host pid, pid inside, user, state, bytes resident, seconds of cpu, command"},
+	{name: "stats", shape: keyed, read: ofContainer(statsOne),
+		help: "counters and gauges, numbers only"},
+	{name: "log", shape: logged, log: engine.Container.Log,
+		help: "what the program wrote to stdout and stderr; kept after the exit, begun anew by start"},
+	{name: "error", shape: single, read: ofView(func(v *engine.View) string { return v.Failure }),
+		help: "why the last operation failed, and the cure; emptied by the next successful start"},
+	{name: "plan", shape: table, read: ofContainer(engine.Container.Plan),
+		help: "the steps that start takes or took, one a line"},
+	{name: "id", shape: single, read: ofView(func(v *engine.View) string { return v.ID }),
+		help: "an identity that mv does not change and no later container reuses"},
+}
+
+// kill takes what kill(1) takes, for PID 1 alone; cgroup.kill is for all.
+func kill(by engine.Caller, c engine.Container, value string) error {
+	sig, err := engine.ParseSignal("kill", strings.TrimSpace(value))
+	if err != nil {
+		return err
+	}
+	return c.Kill(by, sig)
+}
+
+// waitExit reads as the exit file does at the moment when the container has ended.
+func waitExit(ctx context.Context, c engine.Container) (string, error) {
+	exit, err := c.Wait(ctx)
+	return exit.Code(), err
+}
+
+// statusText leaves out what there is not, so that grep -q finds a key only when it says something; oom and restarts are
+// numbers and always there.
+func statusText(v *engine.View) string {
+	signal := ""
+	if v.Exit.Happened() && !v.Exit.Unknown && v.Exit.Status.Signaled() {
+		signal = engine.SignalName(v.Exit.Status.Signal())
+	}
+	oom := "0"
+	if v.Exit.OOM {
+		oom = "1"
+	}
+	return formatKeyed([]pair{
+		{"state", string(v.State)},
+		{"pid", unlessZero(v.PID)},
+		{"started", timeText(v.Started)},
+		{"finished", timeText(v.Exit.Finished)},
+		{"exit", v.Exit.Code()},
+		{"signal", signal},
+		{"oom", oom},
+		{"restarts", fmt.Sprint(v.Restarts)},
+		{"rootfs", v.Config.Rootfs()},
+		{"rootfs.mode", string(v.Config.RootMode())},
+		{"path", v.Path},
+		{"id", v.ID},
+	})
+}
+
+// unlessZero renders a pid: no process has the number 0.
+func unlessZero(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprint(n)
+}
+
+// timeText renders a moment with its zone, to the second: what date -d and people read.
+func timeText(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.Format(time.RFC3339)
+}

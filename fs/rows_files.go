@@ -1,0 +1,20 @@
+package fs
+
+import (
+	"strings"
+
+	"github.com/ctrfs/ctrfs/engine"
+)
+
+// filesRows are the settings of what a container's program sees as its files.
+var filesRows = []row{
+	{name: "rootfs", shape: single,
+		read: ofConfig((*engine.Config).Rootfs), set: asText((*engine.Config).SetRootfs),
+		help: "a directory's absolute path, or host: a read-only view of this machine's /usr with everything else fresh"},
+	{name: "rootfs.mode", shape: single,
+		read: ofConfig(func(c *engine.Config) string { return string(c.RootMode()) }),
+		set: asText(func(c *engine.Config, mode string) error {
+			return c.SetRootMode(engine.RootMode(strings.TrimSpace(mode)))
+		}),
+		help: "where writes go: overlay (a private layer kept until rmdir), volatile (until the exit), ro (nowhere), rw (the root)"},
+}

@@ -1,0 +1,56 @@
+package fs
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/ctrfs/ctrfs/engine"
+)
+
+// stopTimeoutMax bounds stop.timeout, in seconds: a day.
+const stopTimeoutMax = 24 * 60 * 60
+
+// processRows are the settings of the program that a container runs.
+var processRows = []row{
+	{name: "cmd", shape: single, lines: true, def: "none",
+		read: ofConfig((*engine.Config).Cmd), set: asText((*engine.Config).SetCmd),
+		help: "the program and its arguments, split by the shell's quoting rules without any expansion; no shell runs it"},
+	{name: "env", shape: list, def: "PATH",
+		read: ofConfig(envText), list: &listing{(*engine.Config).Env, (*engine.Config).SetEnv},
+		help: "KEY=VALUE a line"},
+	{name: "cwd", shape: single,
+		read: ofConfig((*engine.Config).Cwd), set: asText((*engine.Config).SetCwd),
+		help: "working directory inside the container; created if missing"},
+	{name: "hostname", shape: single, def: "the directory's name",
+		read: ofView(func(v *engine.View) string { return v.Config.EffectiveHostname(v.Name) }),
+		set:  asText((*engine.Config).SetHostname),
+		help: "host name inside the container"},
+	{name: "stop.signal", shape: single, live: true,
+		read: ofConfig((*engine.Config).StopSignal), set: asText((*engine.Config).SetStopSignal),
+		help: "the signal that stop sends, by name or number"},
+	{name: "stop.timeout", shape: single, live: true,
+		read: ofConfig(func(c *engine.Config) string { return strconv.Itoa(c.StopTimeout()) }),
+		set: asNumber(within(0, stopTimeoutMax),
+			func(c *engine.Config, n int64) error { return c.SetStopTimeout(int(n)) }),
+		help: "seconds from stop to KILL"},
+	{name: "config.json", shape: single, lines: true, def: "all of the defaults",
+		read: func(s source) (string, error) { return configJSON(s.view) }, set: setConfigJSON,
+		help: "the whole configuration as an OCI runtime specification; cp copies a container"},
+}
+
+func envText(c *engine.Config) string { return strings.Join(c.Env(), "\n") }
+
+// configJSON shows the hostname in force, as the hostname file does: each file of settings reads as what a start would use.
+func configJSON(v *engine.View) (string, error) {
+	text, err := v.Config.OCI(v.Name)
+	return string(text), err
+}
+
+// setConfigJSON replaces the whole configuration; what the text leaves out is for [engine.ParseOCI] to say.
+func setConfigJSON(_, text string) (func(*engine.Config) error, error) {
+	parsed, err := engine.ParseOCI([]byte(text))
+	if err != nil {
+		return nil, err
+	}
+	return func(c *engine.Config) error { *c = *parsed; return nil }, nil
+}

@@ -1,0 +1,40 @@
+package fs
+
+import (
+	"github.com/ctrfs/ctrfs/engine"
+)
+
+// rootRows are the files of the mount's own directory: what concerns every container, or none.
+var rootRows = []row{
+	{name: "help", shape: table, read: inRoot(helpText),
+		help: "every file of the tree, one line each"},
+	{name: "version", shape: single, read: inRoot(func(t *tree) string { return t.version }),
+		help: "version, commit and Go version of the server"},
+	{name: "host", shape: keyed, read: inRoot(hostText),
+		help: "what this host offers, one feature a line, and why not if not"},
+	{name: "ps", shape: table, read: func(s source) (string, error) { return psAll(s.tree.engine) },
+		help: "every process of every container"},
+	{name: "stats", shape: table, read: inRoot(func(t *tree) string { return statsAll(t.engine) }),
+		help: "one line a container: cpu in microseconds, the rest in bytes or numbers"},
+}
+
+// hostText says in one line what a feature is and why it is not there: `nftables no: modprobe nf_tables`.
+func hostText(t *tree) string {
+	var pairs []pair
+	for _, f := range t.engine.Features() {
+		value := f.Value
+		if f.Reason != "" {
+			value += ": " + f.Reason
+		}
+		pairs = append(pairs, pair{f.Name, value})
+	}
+	return formatKeyed(pairs)
+}
+
+// each calls do for every container, parents before their children.
+func each(e engine.Engine, parent engine.Container, do func(engine.Container)) {
+	for _, c := range e.Children(parent) {
+		do(c)
+		each(e, c, do)
+	}
+}

@@ -1,0 +1,174 @@
+package fs
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"github.com/ctrfs/ctrfs/engine"
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+// Options are what a mount needs to know besides the engine.
+type Options struct {
+	Version string       // the text of the version file
+	Logger  *slog.Logger // nil for slog's default
+	Source  string       // what mount(8) shows as the mount's source; "ctrfs" when empty
+}
+
+// Server is a mounted tree.
+type Server struct {
+	fuse *fuse.Server
+	dir  string
+	dev  uint64
+}
+
+const (
+	// maxRead bounds a READ, in bytes. Each blocked reader of a stream holds a buffer of this size, so it is small: a
+	// long text or log takes more requests, at some ten microseconds each.
+	maxRead = 16 << 10
+
+	mountFlags      = syscall.MS_NOSUID | syscall.MS_NODEV | syscall.MS_NOEXEC
+	unmountNoFollow = 8 // UMOUNT_NOFOLLOW, umount2(2)
+)
+
+// Mount mounts the tree of e on dir and serves it; it returns when the mount answers. Errors: ENOENT, ENOTDIR (dir), ENOENT,
+// ENODEV (no FUSE in this kernel), EPERM.
+func Mount(dir string, e engine.Engine, o Options) (*Server, error) {
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, mountError(dir, err, "")
+	}
+	if o.Source == "" {
+		o.Source = "ctrfs"
+	}
+	fd, err := attach(dir, o.Source)
+	if err != nil {
+		return nil, err
+	}
+	s, err := serve(fd, e, o)
+	if err != nil {
+		syscall.Unmount(dir, syscall.MNT_DETACH) // the connection is closed: nothing is in use
+		return nil, mountError(dir, err, "")
+	}
+	s.dir = dir
+	if err := s.probe(); err != nil {
+		return nil, errors.Join(mountError(dir, err, ""), s.Unmount())
+	}
+	return s, nil
+}
+
+// attach opens a FUSE connection and mounts it. go-fuse could, but leaves the descriptor open across exec(2).
+func attach(dir, source string) (fd int, err error) {
+	fd, err = syscall.Open("/dev/fuse", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, mountError("/dev/fuse", err, "modprobe fuse, and be root")
+	}
+	data := fmt.Sprintf("fd=%d,rootmode=%o,user_id=%d,group_id=%d,max_read=%d,allow_other,default_permissions",
+		fd, syscall.S_IFDIR, os.Geteuid(), os.Getegid(), maxRead)
+	if err := syscall.Mount(source, dir, "fuse.ctrfs", mountFlags, data); err != nil {
+		syscall.Close(fd)
+		return -1, mountError(dir, err, "name a directory that exists, and be root with CAP_SYS_ADMIN")
+	}
+	return fd, nil
+}
+
+// mountError names what could not be mounted, and keeps the errno for a program's exit status.
+func mountError(what string, err error, cure string) error {
+	return &engine.Error{Op: "mount", File: what, Errno: engine.Errno(err), Err: err, Cure: cure}
+}
+
+// serve starts answering on a mounted connection, which it owns from here on.
+func serve(fd int, e engine.Engine, o Options) (*Server, error) {
+	t := &tree{engine: e, version: o.Version, log: o.Logger, started: time.Now(), root: rootScope, container: containerScope}
+	logger := slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn)
+	raw := fs.NewNodeFS(&dir{node{tree: t}, t.root}, &fs.Options{
+		NullPermissions: true, // chmod 0 means 0
+		RootStableAttr:  &fs.StableAttr{Ino: rootIno},
+		Logger:          logger,
+	})
+	// READDIRPLUS would make the text of every file for a plain ls, only to have it asked for again by ls -l.
+	server, err := fuse.NewServer(wire{raw}, fmt.Sprintf("/dev/fd/%d", fd), &fuse.MountOptions{
+		Name: "ctrfs", FsName: "ctrfs",
+		MaxWrite:           maxValue,
+		ExtraCapabilities:  fuse.CAP_ATOMIC_O_TRUNC,
+		DisableReadDirPlus: true,
+		DisableXAttrs:      true,
+		DisableSplice:      true,
+		Logger:             logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	go server.Serve()
+	return &Server{fuse: server}, nil
+}
+
+// wire stands between the kernel and go-fuse to pass on what go-fuse leaves out: whether a READ is for read(2), or fills a
+// page for sendfile(2), splice(2) or mmap(2). The kernel names the lock owner in the former only (fs/fuse/file.c,
+// fuse_send_read). A READ for a page comes from nobody.
+type wire struct{ fuse.RawFileSystem }
+
+func (w wire) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	if in.ReadFlags&fuse.READ_LOCKOWNER == 0 {
+		in.Uid = nobody
+	}
+	return w.RawFileSystem.Read(cancel, in, buf)
+}
+
+// nobody is (uid_t)-1, which no process has.
+const nobody = math.MaxUint32
+
+// pollfd is struct pollfd, poll(2).
+type pollfd struct {
+	fd              int32
+	events, revents int16
+}
+
+// probe asks the mount for its device number and a file, and polls the file once: go-fuse answers that poll(2) is not
+// offered, and the kernel does not ask again. A Go program in this process that opened a file of the mount would otherwise
+// wait for us inside epoll_ctl(2) with the last processor (go-fuse, fuse/poll.go).
+func (s *Server) probe() error {
+	var st syscall.Stat_t
+	if err := syscall.Stat(s.dir, &st); err != nil {
+		return err
+	}
+	s.dev = st.Dev
+	fd, err := syscall.Open(filepath.Join(s.dir, "version"), syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(fd)
+	p, now := pollfd{fd: int32(fd), events: 1}, syscall.Timespec{}
+	_, _, errno := syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// Wait returns when the tree has been unmounted, by whomever; a copy in another mount namespace is a mount, too.
+func (s *Server) Wait() { s.fuse.Wait() }
+
+// Unmount unmounts the tree. It does not wait for copies in other mount namespaces; they end with this process. Errors:
+// EBUSY while a file is open or a directory is anybody's working directory.
+func (s *Server) Unmount() error {
+	if err := syscall.Unmount(s.dir, unmountNoFollow); err != nil {
+		return &engine.Error{Op: "umount", File: s.dir, Errno: engine.Errno(err), Err: err,
+			Cure: "close its files and leave its directories; fuser -vm names who uses it"}
+	}
+	return nil
+}
+
+// Device is the st_dev of the mount, by which an engine refuses paths that lead into it.
+func (s *Server) Device() uint64 { return s.dev }

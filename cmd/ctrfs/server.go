@@ -95,16 +95,15 @@ func detachDead(dir string) {
 // serve waits for the end, which has three causes: somebody unmounted the tree, somebody asked the server to end, or the
 // keeper died, without whom nothing can be started.
 func serve(e *local.Engine, tree *fs.Server, client *keeper.Client, dir string, log *slog.Logger) error {
-	unmounted := make(chan struct{})
-	go func() {
-		tree.Wait()
-		close(unmounted)
-	}()
+	ended, err := unmounted(dir, tree.Device(), log)
+	if err != nil {
+		return err
+	}
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	var failure error
 	select {
-	case <-unmounted:
+	case <-ended:
 	case s := <-signals:
 		log.Info("asked to end", "signal", s.String())
 		detach(tree, dir, log)

@@ -78,7 +78,7 @@ func umount(dir string, stop, keep bool) error {
 	return released(filepath.Join(run, lockName))
 }
 
-// find returns the mount of ours on dir.
+// find returns the mount of ours that is on top of dir.
 func find(dir string) (*mountinfo.Info, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -87,14 +87,12 @@ func find(dir string) (*mountinfo.Info, error) {
 	if parent, err := filepath.EvalSymlinks(filepath.Dir(abs)); err == nil {
 		abs = filepath.Join(parent, filepath.Base(abs))
 	}
-	mounts, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(abs))
+	mounts, err := mountsOn(abs)
 	if err != nil {
 		return nil, err
 	}
-	for _, m := range mounts {
-		if m.FSType == "fuse.ctrfs" {
-			return m, nil
-		}
+	if n := len(mounts); n > 0 && mounts[n-1].FSType == "fuse.ctrfs" {
+		return mounts[n-1], nil
 	}
 	return nil, fmt.Errorf("%s: no ctrfs is mounted there", abs)
 }

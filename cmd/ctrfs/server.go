@@ -40,7 +40,7 @@ func runServer(r keeper.Request) error {
 		return err
 	}
 	setName("ctrfs-server")
-	debug.SetGCPercent(50)
+	debug.SetGCPercent(200) // the live heap is a few megabytes; collecting it often would cost more than keeping it
 	syscall.CloseOnExec(serverSocket)
 	client, account, err := keeper.Dial(os.NewFile(serverSocket, "keeper"))
 	if err != nil {
@@ -95,7 +95,7 @@ func detachDead(dir string) {
 // serve waits for the end, which has three causes: somebody unmounted the tree, somebody asked the server to end, or the
 // keeper died, without whom nothing can be started.
 func serve(e *local.Engine, tree *fs.Server, client *keeper.Client, dir string, log *slog.Logger) error {
-	ended, err := unmounted(dir, tree.Device(), log)
+	ended, err := unmounted(tree, dir, log)
 	if err != nil {
 		return err
 	}

@@ -39,7 +39,7 @@ type assembler struct {
 
 // Assemble translates a plan. It fails with EINVAL when a value cannot be passed to the kernel at all.
 func Assemble(steps []plan.Step, files Files) (*Program, error) {
-	a := &assembler{files: files}
+	a := &assembler{files: files, Program: Program{calls: make([]call, 0, 512), data: make([]byte, 0, 8<<10)}}
 	a.into = -1
 	for i, s := range steps {
 		a.step = uint16(i)

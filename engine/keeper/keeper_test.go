@@ -68,6 +68,24 @@ func TestLinkCarriesMessagesAndDescriptors(t *testing.T) {
 	}
 }
 
+// TestOutboxKeepsOrder: a receiver that does not read makes nobody wait, and gets everything in order when it does.
+func TestOutboxKeepsOrder(t *testing.T) {
+	a, b := pair(t)
+	o := newOutbox(a)
+	const n = 5000
+	for i := range n {
+		o.put(message{Kind: kindExit, Seq: uint32(i)})
+	}
+	for i := range n {
+		var m message
+		if _, _, err := b.receive(&m); err != nil || m.Seq != uint32(i) {
+			t.Fatalf("message %d is number %d (%v)", i, m.Seq, err)
+		}
+	}
+	o.close()
+	o.put(message{Kind: kindExit}) // after the end: dropped
+}
+
 func TestJournalKeepsWholeLines(t *testing.T) {
 	dir := t.TempDir()
 	j, exits, err := openJournal(dir)

@@ -89,14 +89,13 @@ func newLink(f *os.File) (*link, error) {
 
 func (l *link) close() error { return l.conn.Close() }
 
-// send writes one packet. The descriptors stay the caller's.
-func (l *link) send(m *message, text string, files []*os.File) error {
-	b, err := binary.Append(make([]byte, 0, messageSize+len(text)), binary.NativeEndian, m)
+// encode makes the bytes of one packet and its control message.
+func encode(m *message, text string, files []*os.File) (b, oob []byte, err error) {
+	b, err = binary.Append(make([]byte, 0, messageSize+len(text)), binary.NativeEndian, m)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	b = append(b, text[:min(len(text), maxText)]...)
-	var oob []byte
 	if len(files) > 0 {
 		fds := make([]int, len(files))
 		for i, f := range files {
@@ -104,8 +103,35 @@ func (l *link) send(m *message, text string, files []*os.File) error {
 		}
 		oob = unix.UnixRights(fds...)
 	}
+	return b, oob, nil
+}
+
+// send writes one packet. The descriptors stay the caller's.
+func (l *link) send(m *message, text string, files []*os.File) error {
+	b, oob, err := encode(m, text, files)
+	if err != nil {
+		return err
+	}
 	_, _, err = l.conn.WriteMsgUnix(b, oob, nil)
 	return err
+}
+
+// trySend writes one packet if that takes no waiting: otherwise the error is EAGAIN.
+func (l *link) trySend(m *message, files []*os.File) error {
+	b, oob, err := encode(m, "", files)
+	if err != nil {
+		return err
+	}
+	raw, err := l.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sent error
+	err = raw.Write(func(fd uintptr) bool {
+		sent = unix.Sendmsg(int(fd), b, oob, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		return true
+	})
+	return errors.Join(err, sent)
 }
 
 // receive reads one packet. The descriptors, close-on-exec, become the caller's. io.EOF means that the other end is gone.
@@ -163,12 +189,16 @@ func closeAll(fds []int) {
 	}
 }
 
-// outbox sends messages in order without ever making its user wait for the other end.
+// outbox sends messages in order without ever making its user wait for the other end: at once when there is room, which is
+// nearly always, and otherwise by a goroutine that does the waiting.
 type outbox struct {
+	link *link
+	wake chan struct{}
+
 	mu     sync.Mutex
 	queue  []outgoing // guarded by mu
+	busy   bool       // the goroutine is sending; guarded by mu
 	closed bool       // guarded by mu
-	wake   chan struct{}
 }
 
 type outgoing struct {
@@ -177,38 +207,49 @@ type outgoing struct {
 }
 
 func newOutbox(l *link) *outbox {
-	o := &outbox{wake: make(chan struct{}, 1)}
-	go o.run(l)
+	o := &outbox{link: l, wake: make(chan struct{}, 1)}
+	go o.run()
 	return o
 }
 
-// put queues a message; the files become the outbox's.
+// put sends or queues a message; the files become the outbox's.
 func (o *outbox) put(m message, files ...*os.File) {
 	o.mu.Lock()
-	if o.closed {
-		o.mu.Unlock()
-		closeFiles(files)
+	defer o.mu.Unlock()
+	atOnce := len(o.queue) == 0 && !o.busy && !o.closed
+	if o.closed || atOnce && !errors.Is(o.link.trySend(&m, files), unix.EAGAIN) {
+		closeFiles(files) // sent, or the server is gone, as the reading side will notice
 		return
 	}
 	o.queue = append(o.queue, outgoing{m, files})
-	o.mu.Unlock()
-	select {
-	case o.wake <- struct{}{}:
-	default:
-	}
+	o.poke()
 }
 
-func (o *outbox) run(l *link) {
+func (o *outbox) run() {
 	for range o.wake {
 		o.mu.Lock()
 		queue := o.queue
-		o.queue = nil
+		o.queue, o.busy = nil, true
 		o.mu.Unlock()
 		for _, q := range queue {
 			// An error means that the server is gone. The reading side notices too, and the next server is told all.
-			_ = l.send(&q.m, "", q.files)
+			_ = o.link.send(&q.m, "", q.files)
 			closeFiles(q.files)
 		}
+		o.mu.Lock()
+		o.busy = false
+		if len(o.queue) > 0 && !o.closed {
+			o.poke()
+		}
+		o.mu.Unlock()
+	}
+}
+
+// poke wakes the goroutine. o.mu is held: nobody closes the channel meanwhile.
+func (o *outbox) poke() {
+	select {
+	case o.wake <- struct{}{}:
+	default:
 	}
 }
 

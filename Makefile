@@ -1,0 +1,86 @@
+# ctrfs: everything that is done with this tree, each under one name. `make` alone lists them.
+#
+# Nothing needs to be installed first: test/setup fetches what a target needs, where it is missing, and says so.
+
+# Expanded when a recipe runs, which is after test/setup has made sure that there is one.
+GO       = GOTOOLCHAIN=local $(shell test/setup go)
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+COMMIT  := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+# -trimpath and no time stamps: the same tree gives the same program, wherever it lies.
+BUILD    = build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)'
+
+# The race detector needs C; the program never does.
+export CGO_ENABLED = 0
+
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZTIME    = 5s
+ARGS        =
+
+.PHONY: help build cross demo test ci lint bench fuzz fresh clean tools test-tools units blackbox race single
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name what; do printf '  make %-7s %s\n' "$$name" "$$what"; done
+
+build: tools ## make bin/ctrfs, one static program
+	$(GO) $(BUILD) -o bin/ctrfs ./cmd/ctrfs
+
+cross: tools ## check that it builds for every architecture that it is meant for
+	for arch in amd64 arm64; do GOARCH=$$arch $(GO) $(BUILD) -o /dev/null ./cmd/ctrfs && GOARCH=$$arch $(GO) vet ./... || exit 1; done
+
+demo: build ## show a container from mkdir to log (as root; KEEP=1 leaves it mounted to play with)
+	@CTRFS=$(CURDIR)/bin/ctrfs examples/demo
+
+test: test-tools ## run all tests (as root)
+	@mkdir -p bin && rm -f bin/baseline
+	@$(GO) test -count=1 -run TestNothingLeft ./test -args -baseline $(CURDIR)/bin/baseline
+	$(MAKE) -k units blackbox race single
+	$(GO) test -count=1 -run TestNothingLeft ./test -args -baseline $(CURDIR)/bin/baseline
+
+# Packages test in parallel; the black-box suite by itself, because it watches the whole machine for leftovers.
+units:
+	$(GO) test $$($(GO) list ./... | grep -v '/test$$')
+
+blackbox:
+	$(GO) test -count=1 -timeout 10m ./test
+
+# Once more with the race detector in the tests, and in the ctrfs that the transcripts mount.
+race:
+	CGO_ENABLED=1 $(GO) test -race ./fs/... ./engine/...
+	CGO_ENABLED=1 $(GO) build -race -o bin/ctrfs.race ./cmd/ctrfs
+	CTRFS_BINARY=$(CURDIR)/bin/ctrfs.race $(GO) test -count=1 -timeout 10m -run 'TestTranscript|TestExamples' ./test
+
+# And with one thread to run Go code on, where a server that waits for itself hangs at once instead of now and then.
+single:
+	GOMAXPROCS=1 $(GO) test -count=1 -timeout 10m ./fs/...
+	GOMAXPROCS=1 $(GO) test -count=1 -timeout 10m -run 'TestTranscript|TestExamples' ./test
+
+ci: lint cross test fuzz fresh ## all that must hold before a change is merged
+
+lint: tools ## gofmt, vet, staticcheck, and the rules of this house
+	@test -z "$$($(GO)fmt -l .)" || { $(GO)fmt -d .; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+	test/houserules
+
+bench: tools ## measure a start against other runtimes (as root; ARGS='-n 500 -peers crun,runc')
+	@$(GO) run ./test/bench $(ARGS)
+
+fuzz: tools ## fuzz every parser for a moment (FUZZTIME=1m for longer)
+	@set -e; for package in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
+		done; \
+	done
+
+fresh: tools ## check that generated files and go.mod are as their sources say
+	@mkdir -p bin; git diff > bin/before; $(GO) generate ./...; git diff > bin/after; cmp bin/before bin/after
+	$(GO) mod tidy -diff
+
+clean: ## remove what was built
+	rm -rf bin
+
+tools:
+	@test/setup tools
+
+test-tools:
+	@test/setup test

@@ -1,0 +1,49 @@
+// Package test tries ctrfs from outside: the program as it is built, mounted for real, used by real shells, on the real
+// kernel. Nothing in it imports another package of this tree, so it stays true when they change.
+//
+// # Transcripts
+//
+// What a user can see is written down in testdata/*.txt as a session at a shell: what is typed, and what must appear.
+//
+//	# A comment, which also ends the output before it.
+//	$ mkdir web
+//	$ echo 'sh -c "echo hi; exit 7"' > web/cmd
+//	$ echo 1 > web/start
+//	$ cat web/wait web/log
+//	7
+//	hi
+//	$ for c in *
+//	> do echo $c; done
+//	web
+//	$ cat web/nosuch
+//	~ cat: .*: No such file or directory
+//	exit: 1
+//
+// A line "$ ..." is typed into one persistent shell whose working directory is the mount, and "> ..." continues it. The
+// lines after it are all that the command prints, both streams together. Among them
+//
+//	~ REGEXP       stands for one line that matches as a whole
+//	...            stands for any number of lines, also none
+//	\ no newline   says that the line before it ends without one
+//	exit: N        is the status that the command must end with; without it, 0
+//
+// Empty lines before the next command, a comment or the end count for nothing; "~" alone is an empty line that counts.
+// Before the first command a file may say
+//
+//	shell: bash            or "busybox sh"; dash otherwise
+//	needs: rsync tree      programs without which the transcript cannot run
+//	timeout: 30s           for each command; 10s otherwise
+//
+// Every file has a mount of its own, and these variables: MNT the mount, CTRFS the program, STATE and RUN its
+// directories, TMP an empty scratch directory, ROOT a directory with nothing but a static busybox and its names. When it ends, the mount is
+// taken down with its containers, and nothing may be left: no mount, process, cgroup, link, loop device or nft table.
+//
+// # Go tests
+//
+// What a shell cannot say is in Go, on the same ground: mount gives an [Instance], Sh runs shell text on it. They need
+// root; without it they fail where CI is set in the environment, and are skipped, with the reason, where it is not.
+//
+// The program under test is built from this tree, unless CTRFS_BINARY names one: that is how the same tests run once more
+// with the race detector inside ctrfs. test/setup makes what they need beyond the tree; a machine that lacks a part of it
+// gets the same treatment as one without root.
+package test

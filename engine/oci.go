@@ -49,11 +49,10 @@ var honoured = []string{
 	"linux.resources.pids.limit", "linux.resources.cpu.shares", "linux.resources.cpu.quota", "linux.resources.cpu.period",
 }
 
-// OCI returns the configuration of a container called name as an OCI runtime specification, indented JSON: the content
-// of config.json.
-func (c *Config) OCI(name string) ([]byte, error) {
+// OCI returns the configuration as an OCI runtime specification, indented JSON: the content of config.json. A hostname
+// that is only the container's name is left out, so that a copy gets its own.
+func (c *Config) OCI() ([]byte, error) {
 	out := c.Clone()
-	out.Spec.Hostname = c.EffectiveHostname(name)
 	out.Spec.Annotations = maps.Clone(c.Spec.Annotations)
 	if out.Spec.Annotations == nil {
 		out.Spec.Annotations = map[string]string{}

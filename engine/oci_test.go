@@ -19,7 +19,7 @@ func TestOCIRoundTrip(t *testing.T) {
 		}
 	}
 	c.Spec.Annotations = map[string]string{"who": "a stranger"}
-	text, err := c.OCI("name")
+	text, err := c.OCI()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,14 +27,14 @@ func TestOCIRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := back.OCI("name")
+	again, err := back.OCI()
 	if err != nil || string(again) != string(text) {
 		t.Errorf("got (%v)\n%s\nwant\n%s", err, again, text)
 	}
 }
 
 func TestOCIRefusals(t *testing.T) {
-	good, err := NewConfig().OCI("name")
+	good, err := NewConfig().OCI()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestOCIMinimum(t *testing.T) {
 
 // TestNothingSetIsUnhonoured: a default container can be copied by its config.json.
 func TestNothingSetIsUnhonoured(t *testing.T) {
-	text, err := NewConfig().OCI("name")
+	text, err := NewConfig().OCI()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +89,7 @@ func TestNothingSetIsUnhonoured(t *testing.T) {
 }
 
 func FuzzOCI(f *testing.F) {
-	good, err := NewConfig().OCI("name")
+	good, err := NewConfig().OCI()
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -103,7 +103,7 @@ func FuzzOCI(f *testing.F) {
 			}
 			return
 		}
-		text, err := c.OCI("name")
+		text, err := c.OCI()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -42,7 +42,7 @@ func envText(c *engine.Config) string { return strings.Join(c.Env(), "\n") }
 
 // configJSON shows the hostname in force, as the hostname file does: each file of settings reads as what a start would use.
 func configJSON(v *engine.View) (string, error) {
-	text, err := v.Config.OCI(v.Name)
+	text, err := v.Config.OCI()
 	return string(text), err
 }
 

@@ -171,7 +171,7 @@ func TestFullDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Mount("tmpfs", i.State, "tmpfs", 0, "size=1m,mode=755"); err != nil {
+	if err := syscall.Mount("tmpfs", i.State, "tmpfs", 0, "size=32m,mode=755"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -190,6 +190,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	m := &mounted{i, t}
 	m.start("before", "sleep 1000", "memory.max", "64M")
+	m.start("host", "true") // what the root called host needs is on the disk then, and takes no more of it
 	filler := i.State + "/filler"
 	fill(t, filler)
 

@@ -40,7 +40,7 @@ func runServer(r keeper.Request) error {
 		return err
 	}
 	setName("ctrfs-server")
-	debug.SetGCPercent(200) // the live heap is a few megabytes; collecting it often would cost more than keeping it
+	debug.SetGCPercent(50) // half of Go's default: memory is counted per container
 	syscall.CloseOnExec(serverSocket)
 	client, account, err := keeper.Dial(os.NewFile(serverSocket, "keeper"))
 	if err != nil {
@@ -59,7 +59,7 @@ func runServer(r keeper.Request) error {
 		return err
 	}
 	log.Info("mounted", "dir", r.Dir)
-	go e.Warm()
+	e.Warm()
 	return serve(e, tree, client, r.Dir, log)
 }
 
@@ -69,7 +69,7 @@ func open(r keeper.Request, log *slog.Logger, client *keeper.Client, account kee
 	if err != nil {
 		return nil, nil, err
 	}
-	detachDead(r.Dir)
+	detachDead(r.Dir, source(r.Run), log)
 	tree, err := fs.Mount(r.Dir, e, fs.Options{Version: versionText(), Logger: log, Source: source(r.Run)})
 	if err != nil {
 		e.Close()
@@ -79,14 +79,17 @@ func open(r keeper.Request, log *slog.Logger, client *keeper.Client, account kee
 	return e, tree, nil
 }
 
-// detachDead takes away a mount whose server has died: everything on it fails with ENOTCONN.
-func detachDead(dir string) {
-	var st unix.Stat_t
-	for range 8 { // they stack when several servers died
-		if err := unix.Stat(dir, &st); err != unix.ENOTCONN {
-			return
-		}
-		if unix.Unmount(dir, unix.MNT_DETACH) != nil {
+// detachDead takes away the mounts that servers of this run directory have left on dir: they died, or this one would not
+// hold the lock. Asking the mount itself would not do, since the kernel answers stat(2) from its cache.
+func detachDead(dir, source string, log *slog.Logger) {
+	mounts, err := mountsOn(dir)
+	if err != nil {
+		log.Error("dead mounts cannot be looked for", "err", err)
+		return
+	}
+	for i := len(mounts) - 1; i >= 0 && mounts[i].Source == source; i-- {
+		if err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			log.Error("a dead mount stays", "dir", dir, "err", err)
 			return
 		}
 	}

@@ -60,6 +60,7 @@ type Engine struct {
 	keeper   *keeper.Client
 	facts    facts
 	features func() []engine.Feature // found out when first asked for
+	warming  sync.WaitGroup
 
 	mu    sync.RWMutex
 	top   map[string]*container // guarded by mu
@@ -109,11 +110,13 @@ const readyNets = 8
 // Forbid tells the engine where it is mounted: a root there would make the server wait for itself.
 func (e *Engine) Forbid(dir string, dev uint64) { e.roots.Forbid(dir, dev) }
 
-// Warm makes ahead what the first start would wait for.
+// Warm begins to make what the first start would wait for.
 func (e *Engine) Warm() {
-	if err := e.roots.Warm(); err != nil {
-		e.log.Warn("the root called host", "err", err)
-	}
+	e.warming.Go(func() {
+		if err := e.roots.Warm(); err != nil {
+			e.log.Warn("the root called host", "err", err)
+		}
+	})
 }
 
 // flushLimit bounds how long an unmount waits for the layers of removed containers to be deleted.
@@ -121,6 +124,7 @@ const flushLimit = 5 * time.Second
 
 // Close ends the engine. What runs goes on; what does not run leaves nothing on the machine but the state directory.
 func (e *Engine) Close() {
+	e.warming.Wait()
 	e.nets.Close()
 	e.mu.RLock()
 	all := slices.Collect(maps.Values(e.byID))

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -29,6 +30,9 @@ func (c *container) Start(by engine.Caller) error {
 	v := c.View()
 	if v.State.Active() {
 		return &engine.Error{Op: "start", File: v.Path, Errno: syscall.EBUSY, Why: "it is " + string(v.State), Cure: "stop it first: echo 1 > stop; cat wait"}
+	}
+	if len(v.Config.Spec.Process.Args) == 0 {
+		return &engine.Error{Op: "start", File: v.Path, Errno: syscall.EINVAL, Why: "there is no program", Cure: "write one into cmd first"}
 	}
 	// The last run's root may still be going: the same layer cannot be mounted twice.
 	c.settled.Wait()
@@ -145,7 +149,10 @@ func (c *container) Plan() (string, error) {
 func (s *starting) prepare() error {
 	var noGroup error
 	var making sync.WaitGroup
-	making.Go(func() { s.group, s.newTop, noGroup = s.c.ensureGroup() })
+	making.Go(func() {
+		s.c.freshGroup()
+		s.group, s.newTop, noGroup = s.c.ensureGroup()
+	})
 	var noRoot error
 	s.root, noRoot = s.c.e.roots.Prepare(s.c.id, s.view.Config.Rootfs(), s.view.Config.RootMode())
 	making.Wait()
@@ -186,6 +193,23 @@ func (c *container) ensureGroup() (group *cgroup.Group, made *container, err err
 		made = c
 	}
 	return group, made, nil
+}
+
+// freshGroup removes the group of an earlier run, so that counters begin anew. It is also the cure for a group that was
+// killed: Linux 6.18 kills whatever is cloned into one afterwards. A group around a container that lives stays.
+func (c *container) freshGroup() {
+	family := c.family()
+	for _, m := range family[1:] {
+		if m.View().State.Active() {
+			return
+		}
+	}
+	for _, m := range slices.Backward(family) { // children come after their parents
+		if err := m.dropGroup(); err != nil {
+			c.e.log.Warn("the group of an earlier run stays", "container", m.id, "err", err)
+			return
+		}
+	}
 }
 
 // groupPath is the path of the container's group: ids, which a rename does not change.

@@ -3,7 +3,6 @@ package plan
 import (
 	"path"
 	"strings"
-	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -28,13 +27,10 @@ type Prepared struct{ Target, Text string }
 // close every possible descriptor or use select(2) break on that.
 const defaultNoFile = 1024
 
-// Build returns the steps that launch a container. The errors are those of values that no single setting could check.
+// Build returns the steps that launch a container. The errors are those of values that no single setting could check. A
+// configuration without a program gives a plan that ends in [Exec] without candidates, for reading only.
 func Build(c *engine.Config, h Host) ([]Step, error) {
 	spec := &c.Spec
-	if len(spec.Process.Args) == 0 {
-		return nil, &engine.Error{Op: "start", File: "cmd", Errno: syscall.EINVAL, Why: "there is no program",
-			Cure: "write one into cmd first"}
-	}
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
@@ -171,6 +167,9 @@ func limits(configured []specs.POSIXRlimit, h Host) ([]Step, error) {
 // candidates are the paths that execvp(3) would try: the name itself when it holds a slash, else one in each directory of
 // the container's own PATH.
 func candidates(p *specs.Process) []string {
+	if len(p.Args) == 0 {
+		return nil
+	}
 	name := p.Args[0]
 	if strings.Contains(name, "/") {
 		return []string{name}

@@ -39,6 +39,7 @@ func TestGolden(t *testing.T) {
 		"limits": func(c *engine.Config) {
 			c.Spec.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 64, Hard: 128}, {Type: "RLIMIT_CORE", Soft: 0, Hard: ^uint64(0)}}
 		},
+		"empty": func(c *engine.Config) { c.Spec.Process.Args = nil },
 		"bare": func(c *engine.Config) {
 			c.Spec.Process.Capabilities = nil
 			c.Spec.Process.NoNewPrivileges = false
@@ -76,7 +77,6 @@ func TestRefusals(t *testing.T) {
 		errno          syscall.Errno
 		change         func(*engine.Config)
 	}{
-		{"no program", "cmd", syscall.EINVAL, func(c *engine.Config) { c.Spec.Process.Args = nil }},
 		{"no such capability", "CAP_NOPE", syscall.EINVAL, func(c *engine.Config) { c.Spec.Process.Capabilities.Bounding = []string{"CAP_NOPE"} }},
 		{"no such limit", "RLIMIT_NOPE", syscall.EINVAL, func(c *engine.Config) { c.Spec.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOPE"}} }},
 		{"a shared namespace", "namespace", syscall.EOPNOTSUPP, func(c *engine.Config) { c.Spec.Linux.Namespaces = c.Spec.Linux.Namespaces[1:] }},

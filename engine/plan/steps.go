@@ -156,6 +156,9 @@ func (s Umask) String() string         { return fmt.Sprintf("set umask %04o", s.
 func (Stdio) String() string           { return "connect stdin to /dev/null, stdout and stderr to the log" }
 func (CloseRest) String() string       { return "close every other descriptor at exec" }
 func (s Exec) String() string {
+	if len(s.Candidates) == 0 {
+		return "execute nothing: there is no cmd"
+	}
 	return fmt.Sprintf("execute %s with arguments %q", strings.Join(s.Candidates, " or "), s.Args)
 }
 

@@ -190,7 +190,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	m := &mounted{i, t}
 	m.start("before", "sleep 1000", "memory.max", "64M")
-	m.start("host", "true") // what the root called host needs is on the disk then, and takes no more of it
+	m.start("warm", "true") // what the root called host needs is on the disk then, and takes no more of it
 	filler := i.State + "/filler"
 	fill(t, filler)
 

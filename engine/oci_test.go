@@ -45,10 +45,10 @@ func TestOCIRefusals(t *testing.T) {
 	}{
 		{"half of it", string(good[len(good)/2:]), "", syscall.EINVAL, "config.json"},
 		{"more behind it", "\n}\n", "\n} {}", syscall.EINVAL, "more"},
-		{"an unknown field", `"hostname"`, `"nosuch": 1, "hostname"`, syscall.EINVAL, "nosuch"},
+		{"an unknown field", `"mounts"`, `"nosuch": 1, "mounts"`, syscall.EINVAL, "nosuch"},
 		{"another version", `"ociVersion": "1`, `"ociVersion": "2`, syscall.EINVAL, "ociVersion"},
 		{"a field that nobody honours", `"cwd": "/"`, `"cwd": "/", "oomScoreAdj": 5`, syscall.EOPNOTSUPP, "process.oomScoreAdj"},
-		{"hooks", `"hostname"`, `"hooks": {"poststop": [{"path": "/x"}]}, "hostname"`, syscall.EOPNOTSUPP, "hooks.poststop"},
+		{"hooks", `"mounts"`, `"hooks": {"poststop": [{"path": "/x"}]}, "mounts"`, syscall.EOPNOTSUPP, "hooks.poststop"},
 		{"a foreign namespace", `"type": "pid"`, `"type": "pid", "path": "/proc/1/ns/pid"`, syscall.EOPNOTSUPP, "namespace"},
 		{"no namespace", `"type": "pid"`, `"type": "user"`, syscall.EOPNOTSUPP, "user"},
 		{"a strange mount", `"type": "mqueue"`, `"type": "bind"`, syscall.EOPNOTSUPP, "bind"},

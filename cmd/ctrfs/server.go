@@ -122,6 +122,9 @@ func serve(e *local.Engine, tree *fs.Server, client *keeper.Client, dir string, 
 // detach unmounts, if need be behind the back of whoever uses the tree. It does not wait for copies of the mount in other
 // mount namespaces.
 func detach(tree *fs.Server, dir string, log *slog.Logger) {
+	if mounted, err := isMounted(dir, tree.Device()); err == nil && !mounted {
+		return // somebody else was faster
+	}
 	if tree.Unmount() == nil {
 		return
 	}

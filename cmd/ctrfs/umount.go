@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +13,8 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"github.com/ctrfs/ctrfs/engine/keeper"
 )
 
 // sourcePrefix and the run directory make the source that a mount shows in mount(8) and findmnt(8), by which umount finds
@@ -64,18 +67,39 @@ func umount(dir string, stop, keep bool) error {
 		return fmt.Errorf("%s: %d running: %s; stop them with --stop, or leave them running with --keep",
 			m.Mountpoint, len(running), strings.Join(running[:min(len(running), 5)], " "))
 	}
-	err = unix.Unmount(m.Mountpoint, unix.UMOUNT_NOFOLLOW)
-	if err == unix.EBUSY {
-		return fmt.Errorf("%s is in use: some process has its working directory or an open file below it; fuser -vm %s names it", m.Mountpoint, m.Mountpoint)
-	}
-	if err != nil {
-		return fmt.Errorf("unmount %s: %w", m.Mountpoint, err)
+	if err := detachIdle(m.Mountpoint); err != nil {
+		return err
 	}
 	run := strings.TrimPrefix(m.Source, sourcePrefix)
+	// A server that is just being restarted would mount again. A keeper that is gone need not be told.
+	if err := keeper.Ask(keeper.Request{Run: run, End: true}); err != nil && !errors.Is(err, fs.ErrNotExist) &&
+		!errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, keeper.ErrNoAnswer) {
+		return err
+	}
 	if err := released(filepath.Join(run, liveName)); err != nil || keep && len(running) > 0 {
 		return err
 	}
 	return released(filepath.Join(run, lockName))
+}
+
+// busyLimit is how long umount waits for whoever is just reading a file.
+const busyLimit = time.Second
+
+// detachIdle unmounts what nobody uses.
+func detachIdle(dir string) error {
+	deadline := time.Now().Add(busyLimit)
+	for {
+		err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
+		switch {
+		case err == nil || err == unix.EINVAL: // EINVAL: it has gone meanwhile
+			return nil
+		case err != unix.EBUSY:
+			return fmt.Errorf("unmount %s: %w", dir, err)
+		case time.Now().After(deadline):
+			return fmt.Errorf("%s is in use: some process has its working directory or an open file below it; fuser -vm %s names it", dir, dir)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 // find returns the mount of ours that is on top of dir.

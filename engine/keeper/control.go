@@ -53,13 +53,22 @@ func (k *Keeper) answer(conn net.Conn) {
 	if err := json.NewDecoder(conn).Decode(&r); err != nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(noDeadline, mountLimit)
-	defer cancel()
 	reply := "ok"
-	if err := k.Mount(ctx, r); err != nil {
+	if err := k.perform(r); err != nil {
 		reply = "error: " + err.Error()
 	}
 	fmt.Fprintln(conn, strings.ReplaceAll(reply, "\n", " "))
+}
+
+// perform does what one request asks for.
+func (k *Keeper) perform(r Request) error {
+	if r.End {
+		k.End()
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(noDeadline, mountLimit)
+	defer cancel()
+	return k.Mount(ctx, r)
 }
 
 // Ask sends a request to the keeper of a run directory and returns when the mount answers, or why it does not.

@@ -31,6 +31,7 @@ type Keeper struct {
 	exits      map[exitKey]message // journalled and not acknowledged; guarded by mu
 	server     *server             // nil while none runs; guarded by mu
 	restarting bool                // a server died and its successor is on its way; guarded by mu
+	ending     bool                // nobody wants a server any more; guarded by mu
 	last       Request             // how the server was last asked for; guarded by mu
 	done       chan struct{}       // closed when there is nothing left to keep
 	wake       chan struct{}       // a child was made: the reaper has something to wait for
@@ -166,8 +167,10 @@ func (k *Keeper) endIfIdle() {
 	}
 }
 
-// Request asks for a mount: what the command line sends, and what the server is started with.
+// Request asks for a mount: what the command line sends, and what the server is started with. With End it asks for the
+// opposite: the tree has been unmounted, and no server shall be started again.
 type Request struct {
+	End        bool   `json:"end,omitempty"`
 	Dir        string `json:"dir"`
 	State      string `json:"state"`
 	Run        string `json:"run"`
@@ -183,7 +186,11 @@ func (k *Keeper) Mount(ctx context.Context, r Request) error {
 		k.mu.Unlock()
 		return fmt.Errorf("%s is mounted already: %w", dir, syscall.EBUSY)
 	}
-	k.last = r
+	if k.restarting && k.ending {
+		k.mu.Unlock()
+		return errEnding
+	}
+	k.last, k.ending = r, false
 	s, err := k.startServer(r)
 	k.mu.Unlock()
 	if err != nil {
@@ -196,6 +203,9 @@ func (k *Keeper) Mount(ctx context.Context, r Request) error {
 		return fmt.Errorf("the server does not answer: %w", syscall.ETIMEDOUT)
 	}
 }
+
+// errEnding is why a server that died is not followed by another.
+var errEnding = errors.New("the tree has been unmounted")
 
 // startServer starts a server and tells it what lives. k.mu is held.
 func (k *Keeper) startServer(r Request) (*server, error) {

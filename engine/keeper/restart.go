@@ -37,10 +37,11 @@ func (k *Keeper) serverExited(s *server, status syscall.WaitStatus) {
 		time.Sleep(pause)
 		born := time.Now()
 		err := k.Mount(noDeadline, request)
-		if err == nil || errors.Is(err, syscall.EBUSY) {
+		if err == nil || errors.Is(err, syscall.EBUSY) || errors.Is(err, errEnding) {
 			k.mu.Lock()
+			defer k.mu.Unlock()
 			k.restarting = false
-			k.mu.Unlock()
+			k.endIfIdle()
 			return
 		}
 		k.log.Error("the server did not come back", "err", err)
@@ -58,12 +59,13 @@ func describe(s syscall.WaitStatus) string {
 	return fmt.Sprintf("exit %d", s.ExitStatus())
 }
 
-// End asks the server to unmount. The keeper's work is done then, unless containers live: it stays their parent.
+// End has the server unmount, and starts none again until somebody asks for a mount. The keeper's work is done then, unless
+// containers live: it stays their parent.
 func (k *Keeper) End() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.ending = true
 	if k.server == nil {
-		k.restarting = false
 		k.endIfIdle()
 		return
 	}

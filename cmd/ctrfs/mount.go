@@ -7,9 +7,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
@@ -30,8 +32,8 @@ const (
 	logName  = "ctrfs.log" // what keeper and server have to say
 )
 
-// retryLimit is how long mount waits for a keeper that is on its way out.
-const retryLimit = 3 * time.Second
+// retryLimit is how long mount waits for a keeper or a server that is on its way out.
+const retryLimit = 5 * time.Second
 
 func mountCommand() *cobra.Command {
 	r := keeper.Request{}
@@ -77,8 +79,19 @@ func mount(r keeper.Request, foreground bool) error {
 	}
 }
 
-// errLeaving means that the keeper's lock is held by one that no longer answers: it is just ending.
-var errLeaving = errors.New("another ctrfs holds the run directory and does not answer")
+// errLeaving means that the run directory is held by a keeper or a server that is just ending.
+var errLeaving = errors.New("the ctrfs of before does not end")
+
+// leaving reports whether a refused request is worth another try: the keeper does not listen any more, or it has a server
+// whose tree was unmounted a moment ago.
+func leaving(r keeper.Request, err error) bool {
+	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNRESET) ||
+		errors.Is(err, keeper.ErrNoAnswer) {
+		return true
+	}
+	mounts, err := mountsOn(r.Dir)
+	return err == nil && !slices.ContainsFunc(mounts, func(m *mountinfo.Info) bool { return m.Source == source(r.Run) })
+}
 
 func mountOnce(r keeper.Request, foreground bool) error {
 	runLock, err := lock(filepath.Join(r.Run, lockName))
@@ -86,9 +99,8 @@ func mountOnce(r keeper.Request, foreground bool) error {
 		if foreground {
 			return fmt.Errorf("--run %s belongs to a ctrfs in the background: unmount that first, or use another --run", r.Run)
 		}
-		err = keeper.Ask(r)
-		if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNRESET) {
-			return errLeaving
+		if err = keeper.Ask(r); err != nil && leaving(r, err) {
+			return fmt.Errorf("%w: %w", errLeaving, err)
 		}
 		return err
 	}

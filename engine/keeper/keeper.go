@@ -156,12 +156,20 @@ func (k *Keeper) record(c *child, status syscall.WaitStatus) {
 	}
 }
 
+// over reports whether the keeper's work has ended: the process is about to exit.
+func (k *Keeper) over() bool {
+	select {
+	case <-k.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // endIfIdle ends the keeper's work when no server and no container is left. k.mu is held.
 func (k *Keeper) endIfIdle() {
 	if k.server == nil && !k.restarting && len(k.children) == 0 {
-		select {
-		case <-k.done:
-		default:
+		if !k.over() {
 			close(k.done)
 		}
 	}
@@ -186,7 +194,7 @@ func (k *Keeper) Mount(ctx context.Context, r Request) error {
 		k.mu.Unlock()
 		return fmt.Errorf("%s is mounted already: %w", dir, syscall.EBUSY)
 	}
-	if k.restarting && k.ending {
+	if k.restarting && k.ending || k.over() {
 		k.mu.Unlock()
 		return errEnding
 	}

@@ -7,8 +7,8 @@ mkdir bomb
 trap 'echo 1 > bomb/cgroup.kill 2> /dev/null; cat bomb/wait > /dev/null; rmdir bomb' EXIT
 
 echo 20 > bomb/pids.max
-# Every call of b runs b twice. PID 1 itself becomes a sleep, so that the container lives on.
-echo "sh -c 'b() { b | b & }; b; exec sleep 1000'" > bomb/cmd
+# Every call of b runs b twice. PID 1 makes one child that begins, and becomes a sleep, so that the container lives on.
+echo "sh -c 'b() { b | b & }; (b) & exec sleep 1000'" > bomb/cmd
 echo 1 > bomb/start
 
 # The kernel refuses the twenty-first process; the shell that wanted it complains to its log.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -190,7 +191,10 @@ func TestFullDisk(t *testing.T) {
 	}
 	m := &mounted{i, t}
 	m.start("before", "sleep 1000", "memory.max", "64M")
-	m.start("warm", "true") // what the root called host needs is on the disk then, and takes no more of it
+	eventually(t, "what the root called host needs is on the disk, and takes no more of it", 10*time.Second, func() bool {
+		made, err := filepath.Glob(i.State + "/host/*-*")
+		return err == nil && len(made) == 1
+	})
 	filler := i.State + "/filler"
 	fill(t, filler)
 

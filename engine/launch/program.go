@@ -25,6 +25,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"unsafe"
@@ -229,13 +230,14 @@ func (p *Program) Encode() (*os.File, error) {
 	}
 	h := header{magic: magic, cloneFlags: p.cloneFlags, calls: uint32(len(p.calls)), relocs: uint32(len(p.relocs)),
 		data: uint32(len(p.data)), fds: uint32(len(p.fds)), into: p.into, exec: p.exec}
-	if len(p.relocs)%2 != 0 {
-		p.relocs = append(p.relocs, p.relocs[0]) // keeps data aligned; relocating twice is avoided by h.relocs
+	relocs := p.relocs
+	if len(relocs)%2 != 0 {
+		relocs = append(slices.Clone(relocs), 0) // keeps data aligned; it is beyond h.relocs
 	}
 	var image []byte
 	image = append(image, unsafe.Slice((*byte)(unsafe.Pointer(&h)), unsafe.Sizeof(h))...)
 	image = append(image, rawBytes(p.calls)...)
-	image = append(image, rawBytes(p.relocs)...)
+	image = append(image, rawBytes(relocs)...)
 	image = append(image, p.data...)
 	fd, err := unix.MemfdCreate("ctrfs-launch", unix.MFD_CLOEXEC)
 	if err != nil {

@@ -41,8 +41,6 @@ type message struct {
 	Step     int32
 	Started  int64 // nanoseconds since 1970
 	Finished int64
-	Unknown  uint32 // 1: nobody could wait for it
-	_        uint32
 }
 
 // messageSize is the length of the fixed part; a text may follow.

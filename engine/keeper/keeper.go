@@ -28,6 +28,7 @@ type Keeper struct {
 
 	mu         sync.Mutex
 	children   map[int]*child      // by pid; guarded by mu
+	launching  map[*child]bool     // on their way to their program; guarded by mu
 	exits      map[exitKey]message // journalled and not acknowledged; guarded by mu
 	server     *server             // nil while none runs; guarded by mu
 	restarting bool                // a server died and its successor is on its way; guarded by mu
@@ -46,7 +47,8 @@ type exitKey struct {
 // child is one forked container.
 type child struct {
 	id       [idSize]byte
-	pid      int
+	image    *launch.Image // what it runs until it has executed its program
+	pid      int           // known once that is over, and pidfd and started too
 	pidfd    *os.File
 	started  time.Time
 	executed bool                // its program runs; guarded by Keeper.mu
@@ -78,7 +80,7 @@ func New(log *slog.Logger, state string, spawn func(*os.File, Request) (int, err
 	if err != nil {
 		return nil, err
 	}
-	k := &Keeper{log: log, journal: j, spawn: spawn, children: map[int]*child{}, exits: map[exitKey]message{},
+	k := &Keeper{log: log, journal: j, spawn: spawn, children: map[int]*child{}, launching: map[*child]bool{}, exits: map[exitKey]message{},
 		done: make(chan struct{}), wake: make(chan struct{}, 1)}
 	for _, m := range exits {
 		k.exits[exitKey{m.ID, m.Started}] = m
@@ -90,8 +92,8 @@ func New(log *slog.Logger, state string, spawn func(*os.File, Request) (int, err
 // Done is closed when the server has unmounted and no container lives: the keeper's work is over.
 func (k *Keeper) Done() <-chan struct{} { return k.done }
 
-// reap waits for children, all of them, forever. It first only looks: a child that another goroutine is just forking is
-// known once mu is free.
+// reap waits for children, all of them, forever. It first only looks: the server that another goroutine is just starting
+// is known once mu is free.
 func (k *Keeper) reap() {
 	for {
 		var info unix.Siginfo
@@ -128,7 +130,7 @@ func (k *Keeper) exited(pid int, status syscall.WaitStatus) {
 		go k.serverExited(s, status)
 		return
 	}
-	c := k.children[pid]
+	c := k.child(pid)
 	if c == nil {
 		return
 	}
@@ -138,6 +140,19 @@ func (k *Keeper) exited(pid int, status syscall.WaitStatus) {
 		return
 	}
 	k.record(c, status)
+}
+
+// child finds a child by its pid, also one that has not executed its program yet. k.mu is held.
+func (k *Keeper) child(pid int) *child {
+	if c := k.children[pid]; c != nil {
+		return c
+	}
+	for c := range k.launching {
+		if c.image.PID() == pid {
+			return c
+		}
+	}
+	return nil
 }
 
 // record journals an exit and tells the server. k.mu is held.
@@ -168,7 +183,7 @@ func (k *Keeper) over() bool {
 
 // endIfIdle ends the keeper's work when no server and no container is left. k.mu is held.
 func (k *Keeper) endIfIdle() {
-	if k.server == nil && !k.restarting && len(k.children) == 0 {
+	if k.server == nil && !k.restarting && len(k.children)+len(k.launching) == 0 {
 		if !k.over() {
 			close(k.done)
 		}
@@ -300,10 +315,8 @@ func (k *Keeper) acknowledged(m message) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.exits, exitKey{m.ID, m.Started})
-	if len(k.exits) == 0 {
-		if err := k.journal.reset(); err != nil {
-			k.log.Error("the journal cannot be emptied; it grows", "err", err)
-		}
+	if err := k.journal.done(m, len(k.exits) == 0); err != nil {
+		k.log.Error("the journal does not say that an exit is recorded; it is told again after the keeper's death", "err", err)
 	}
 }
 
@@ -351,23 +364,26 @@ func (k *Keeper) launch(m message, fds []int) (*child, error) {
 		return nil, err
 	}
 	defer img.Close()
+	c := &child{id: m.ID, image: img, reaped: make(chan struct{})}
 	k.mu.Lock()
-	started, err := img.Fork()
-	if err != nil {
-		k.mu.Unlock()
-		return nil, err
-	}
-	c := &child{id: m.ID, pid: started.PID, pidfd: os.NewFile(uintptr(started.PidFD), "pidfd"), started: time.Now(), reaped: make(chan struct{})}
-	k.children[c.pid] = c
+	k.launching[c] = true
 	k.mu.Unlock()
+	launched, err := img.Launch(launchLimit)
 	k.woken()
-	if err := img.Await(started, launchLimit); err != nil {
+	if launched.PidFD >= 0 {
+		c.pid, c.pidfd, c.started = launched.PID, os.NewFile(uintptr(launched.PidFD), "pidfd"), time.Now()
+	}
+	if err != nil && c.pidfd != nil {
 		<-c.reaped
-		k.mu.Lock()
-		delete(k.children, c.pid)
-		k.mu.Unlock()
 		c.pidfd.Close()
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.launching, c)
+	if err != nil {
+		k.endIfIdle()
 		return nil, err
 	}
+	k.children[c.pid] = c
 	return c, nil
 }

@@ -250,19 +250,18 @@ func (a *assembler) readOnly(s plan.ReadOnly) {
 	a.call(unix.SYS_CLOSE, tree)
 }
 
-// mask hides a path. Whether it is a file or a directory is found out by trying: move_mount(2) refuses to put a node on a
-// directory, with EINVAL.
+// mask hides a path, a directory or something else, if it is there.
 func (a *assembler) mask(s plan.Mask) {
-	how, size := a.openHow(0, 0)
-	open := a.call(unix.SYS_OPENAT2, cwd, a.path(s.Path), how, size).on(syscall.ENOENT, 6).on(syscall.ENOTDIR, 6)
-	target := a.result(open)
-	null := a.clone(a.path("/dev/null"), 0)
-	a.attach(null, target).on(syscall.ENOTDIR, 0).on(syscall.EINVAL, 0).okSkip = 4
+	how, size := a.openHow(unix.O_DIRECTORY, 0)
+	dir := a.result(a.call(unix.SYS_OPENAT2, cwd, a.path(s.Path), how, size).on(syscall.ENOENT, 7).on(syscall.ENOTDIR, 4))
 	fs := a.result(a.call(unix.SYS_FSOPEN, a.path("tmpfs"), num(unix.FSOPEN_CLOEXEC)))
 	a.call(unix.SYS_FSCONFIG, fs, num(unix.FSCONFIG_CMD_CREATE), num(0), num(0), num(0))
 	mount := a.result(a.call(unix.SYS_FSMOUNT, fs, num(unix.FSMOUNT_CLOEXEC),
 		num(unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)))
-	a.attach(mount, target)
+	a.attach(mount, dir).okSkip = 3
+	how, size = a.openHow(0, 0)
+	file := a.result(a.call(unix.SYS_OPENAT2, cwd, a.path(s.Path), how, size).on(syscall.ENOENT, 2).on(syscall.ENOTDIR, 2))
+	a.attach(a.clone(a.path("/dev/null"), 0), file)
 }
 
 func (a *assembler) chdir(s plan.Chdir) {

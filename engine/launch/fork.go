@@ -1,57 +1,90 @@
 package launch
 
 import (
+	"runtime"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// The runtime's own hooks around a fork, the ones that syscall.forkExec uses: they block every signal in the parent, and
-// in the child take down the Go signal handlers, which must not run there.
+// The scheduler's own brackets around a system call that blocks: they give the thread's processor to others meanwhile.
 //
-//go:linkname runtimeBeforeFork syscall.runtime_BeforeFork
-func runtimeBeforeFork()
+//go:linkname entersyscall runtime.entersyscall
+func entersyscall()
 
-//go:linkname runtimeAfterFork syscall.runtime_AfterFork
-func runtimeAfterFork()
+//go:linkname exitsyscall runtime.exitsyscall
+func exitsyscall()
 
-//go:linkname runtimeAfterForkInChild syscall.runtime_AfterForkInChild
-func runtimeAfterForkInChild()
+// vfork is clone3(2) for a child that shares the memory and the stack of its parent, which sleeps until the child has
+// executed a program or exited. The result is the kernel's: 0 in the child, a pid or a negative errno in the parent. It
+// keeps its return address in a register, because the child overwrites the stack below its caller's frame.
+//
+//go:noescape
+func vfork(args *cloneArgs, size uintptr) (result uintptr)
 
 // cloneArgs is struct clone_args of clone3(2), include/uapi/linux/sched.h, version 2 (with cgroup).
 type cloneArgs struct {
 	flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize, cgroup uint64
 }
 
-// fork makes the child, which runs the program and never returns. syscall.ForkLock keeps a descriptor that another
-// goroutine has just opened without O_CLOEXEC from being seen by the child.
+// cloneHow is how every child is made: sharing memory instead of copying page tables, with every signal handler of this
+// program's taken down by the kernel, and with its pid and pidfd written down before it takes its first step.
+const cloneHow = unix.CLONE_VM | unix.CLONE_VFORK | unix.CLONE_CLEAR_SIGHAND | unix.CLONE_PARENT_SETTID | unix.CLONE_PIDFD
+
+// fork makes the child, which runs the program and never returns, and waits until it shares nothing any more. While it
+// does, no signal may reach this thread: a handler would run on the child's stack. The child has no handlers and unblocks
+// them for itself.
+//
+// syscall.ForkLock is not taken. It keeps a descriptor that is open without O_CLOEXEC for a moment from the child, but
+// every plan closes what it did not ask for, and a child that hangs would keep the lock.
 //
 //go:norace
 //go:noinline
-func (img *Image) fork() (Child, syscall.Errno) {
-	// The arguments lie in the mapping, not on this stack: a stack may move, and the kernel writes through the address.
+func (img *Image) fork() syscall.Errno {
+	// The arguments lie in the mapping, not on this stack: a stack may move, and the kernel writes through the addresses.
 	head, first, args := img.head, &img.calls[0], &img.head.clone
-	*args = cloneArgs{flags: head.cloneFlags | unix.CLONE_PIDFD, exitSignal: uint64(unix.SIGCHLD),
-		pidfd: uint64(uintptr(unsafe.Pointer(&head.pidfd)))}
+	*args = cloneArgs{flags: head.cloneFlags | cloneHow, exitSignal: uint64(unix.SIGCHLD),
+		pidfd: uint64(uintptr(unsafe.Pointer(&head.pidfd))), parentTID: uint64(uintptr(unsafe.Pointer(&head.pid)))}
 	if head.into >= 0 {
 		args.flags |= unix.CLONE_INTO_CGROUP
 		args.cgroup = uint64(img.fds[head.into])
 	}
-	syscall.ForkLock.Lock()
-	runtimeBeforeFork()
-	pid, _, errno := syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0)
-	if errno == 0 && pid == 0 {
-		runtimeAfterForkInChild()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var before unix.Sigset_t
+	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &allSignals, &before); err != nil {
+		return err.(syscall.Errno)
+	}
+	entersyscall() // from here to exitsyscall nothing may grow the stack
+	result := vfork(args, unsafe.Sizeof(*args))
+	if result == 0 {
+		syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&noSignals)), 0, unsafe.Sizeof(noSignals.Val[0]), 0, 0)
+		for i := range inherited {
+			syscall.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(inherited[i]), uintptr(unsafe.Pointer(&byDefault)), 0, unsafe.Sizeof(noSignals.Val[0]), 0, 0)
+		}
 		run(head, first)
 	}
-	runtimeAfterFork()
-	syscall.ForkLock.Unlock()
-	return Child{PID: int(pid), PidFD: int(head.pidfd)}, errno
+	exitsyscall()
+	unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil)
+	if int(result) < 0 {
+		return syscall.Errno(-int(result))
+	}
+	return 0
 }
 
-// run executes the program in the child. It stands alone: another thread of the parent may have held any lock of the
-// runtime when the child was made, so nothing here may allocate, grow the stack, or be instrumented.
+// inherited are the signals that this program may have been started with as ignored: the runtime does not catch these then,
+// signal(7) and os/signal, and the kernel does not clear them. The others it catches, or are never ignored by habit.
+var (
+	inherited = [...]syscall.Signal{unix.SIGHUP, unix.SIGINT}
+	byDefault [4]uint64 // struct sigaction of the kernel, SIG_DFL
+)
+
+// The kernel leaves SIGKILL and SIGSTOP out of any mask by itself.
+var allSignals, noSignals = unix.Sigset_t{Val: [16]uint64{^uint64(0)}}, unix.Sigset_t{}
+
+// run executes the program in the child. It stands alone, on a stack and in a memory that belong to the parent: nothing
+// here may allocate, grow the stack, write a pointer, or be instrumented.
 //
 //go:norace
 //go:nosplit

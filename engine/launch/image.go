@@ -17,8 +17,6 @@ type Image struct {
 	head  *header
 	calls []call
 	fds   []int
-
-	executed int // the end of a pipe that closes when the child executes its program or dies; -1 before the fork
 }
 
 // Failure is why a child did not execute its program.
@@ -47,7 +45,7 @@ func Map(program int, fds []int) (*Image, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("mmap", err)
 	}
-	img := &Image{mem: mem, head: (*header)(unsafe.Pointer(&mem[0])), fds: fds, executed: -1}
+	img := &Image{mem: mem, head: (*header)(unsafe.Pointer(&mem[0])), fds: fds}
 	if err := img.resolve(); err != nil {
 		img.Close()
 		return nil, err
@@ -55,13 +53,8 @@ func Map(program int, fds []int) (*Image, error) {
 	return img, nil
 }
 
-// Close gives the memory back. The child has its own reference.
-func (img *Image) Close() error {
-	if img.executed >= 0 {
-		unix.Close(img.executed)
-	}
-	return unix.Munmap(img.mem)
-}
+// Close gives the memory back. No child may run in it.
+func (img *Image) Close() error { return unix.Munmap(img.mem) }
 
 // resolve turns offsets and indices into addresses and descriptors.
 func (img *Image) resolve() error {
@@ -132,51 +125,38 @@ func (c *call) resolve(base, data uint64, fds []int) error {
 // Child is a launched program.
 type Child struct {
 	PID   int
-	PidFD int // owned by the caller
+	PidFD int // owned by the caller; -1 if there is none
 }
 
-// Fork makes the child, which starts to run the program at once. The child is the caller's to wait for, whatever becomes
-// of it; a lock that the caller's waiting takes too must be held, so that nobody waits for a child not yet known.
-func (img *Image) Fork() (Child, error) {
-	var pipe [2]int
-	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
-		return Child{}, os.NewSyscallError("pipe2", err)
-	}
-	child, errno := img.fork()
-	unix.Close(pipe[1])
-	img.executed = pipe[0]
-	if errno != 0 {
-		return Child{}, &Failure{Step: 0, Errno: errno}
-	}
-	return child, nil
-}
-
-// Await waits until the child has executed its program, or has died on the way: then the error is a [*Failure]. A child
-// that has not got there within the limit is killed, and the failure says ETIMEDOUT.
-func (img *Image) Await(child Child, limit time.Duration) error {
+// Launch makes the child and waits until it has executed its program, or has died on the way: then the error is a
+// [*Failure]. A child that has not got there within the limit is killed, and the failure says ETIMEDOUT. The child is the
+// caller's to wait for unless there was none, which a pid of zero in the result says.
+func (img *Image) Launch(limit time.Duration) (Child, error) {
 	var late atomic.Bool
 	timer := time.AfterFunc(limit, func() {
 		late.Store(true)
-		unix.PidfdSendSignal(child.PidFD, unix.SIGKILL, nil, 0)
+		unix.PidfdSendSignal(int(atomic.LoadInt32(&img.head.pidfd)), unix.SIGKILL, nil, 0)
 	})
-	defer timer.Stop()
-	var b [1]byte
-	for {
-		// Nothing is ever written: the end of file is the message.
-		if _, err := unix.Read(img.executed, b[:]); err != unix.EINTR {
-			break
-		}
-	}
+	img.head.pidfd = -1
+	errno := img.fork()
+	timer.Stop()
+	child := Child{PID: img.PID(), PidFD: int(atomic.LoadInt32(&img.head.pidfd))}
 	switch {
-	case late.Load():
-		return &Failure{Step: img.step(), Errno: syscall.ETIMEDOUT}
+	case errno != 0:
+		return Child{PidFD: -1}, &Failure{Step: 0, Errno: errno}
 	case img.head.errno != 0:
-		return &Failure{Step: img.step(), Errno: syscall.Errno(img.head.errno)}
-	case img.head.at < img.head.exec:
-		return &Failure{Step: img.step(), Errno: syscall.ECHILD} // killed on the way
+		return child, &Failure{Step: img.step(), Errno: syscall.Errno(img.head.errno)}
+	case img.head.at >= img.head.exec:
+		return child, nil
+	case late.Load():
+		return child, &Failure{Step: img.step(), Errno: syscall.ETIMEDOUT}
 	}
-	return nil
+	return child, &Failure{Step: img.step(), Errno: syscall.ECHILD} // killed on the way
 }
+
+// PID is the pid of the child once there is one, at any time and from any goroutine, and 0 before. The kernel sets it before
+// the child takes its first step, so whoever waits for a pid that nobody knows finds it here.
+func (img *Image) PID() int { return int(atomic.LoadInt32(&img.head.pid)) }
 
 // step is the step of the plan that the child was at.
 func (img *Image) step() int { return int(img.calls[min(int(img.head.at), len(img.calls)-1)].step) }

@@ -3,7 +3,9 @@ package launch_test
 import (
 	"errors"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -143,16 +145,16 @@ func TestFailuresNameStepAndErrno(t *testing.T) {
 	}
 }
 
-// TestHangingChildIsKilled: a call that never ends, here a write to a full pipe, does not hold the launch forever.
-func TestHangingChildIsKilled(t *testing.T) {
-	requireRoot(t)
+// hanging returns a program whose second step, a write to a full pipe, never ends.
+func hanging(t *testing.T) *launch.Program {
+	t.Helper()
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(pipe[0])
+	t.Cleanup(func() { unix.Close(pipe[0]) })
 	full := os.NewFile(uintptr(pipe[1]), "pipe")
-	defer full.Close()
+	t.Cleanup(func() { full.Close() })
 	for {
 		if _, err := unix.Write(pipe[1], make([]byte, 4096)); err != nil {
 			break
@@ -166,6 +168,57 @@ func TestHangingChildIsKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return program
+}
+
+// TestHangingChildHoldsNobodyUp: while a child hangs, which borrows a thread of this process, goroutines run and the garbage
+// collector, which stops the world, gets its turn.
+func TestHangingChildHoldsNobodyUp(t *testing.T) {
+	requireRoot(t)
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	program := hanging(t)
+	collected := make(chan time.Duration, 1)
+	go func() {
+		time.Sleep(50 * time.Millisecond) // the child hangs by now
+		begin := time.Now()
+		runtime.GC()
+		collected <- time.Since(begin)
+	}()
+	failure, _ := run(t, program, time.Second)
+	if failure == nil || failure.Errno != syscall.ETIMEDOUT {
+		t.Fatalf("got %v, want ETIMEDOUT", failure)
+	}
+	select {
+	case took := <-collected:
+		if took > 500*time.Millisecond {
+			t.Errorf("a collection took %v", took)
+		}
+	default:
+		t.Error("no collection ended while the child was hanging")
+	}
+}
+
+// TestSignalsReachTheProgram: what keeps signals from the child on its way is gone when it gets there, and so is what this
+// process was started with by nohup or a script.
+func TestSignalsReachTheProgram(t *testing.T) {
+	requireRoot(t)
+	signal.Ignore(syscall.SIGHUP, syscall.SIGINT)
+	defer signal.Reset(syscall.SIGHUP, syscall.SIGINT)
+	steps := []plan.Step{plan.Clone{}, plan.Exec{Candidates: []string{"/bin/sh"},
+		Args: []string{"sh", "-c", "grep -Eq '^Sig(Blk|Ign):.*[1-9a-f]' /proc/self/status && exit 1; exit 0"}}}
+	program, err := launch.Assemble(steps, launch.Files{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if failure, status := run(t, program, 5*time.Second); failure != nil || status.ExitStatus() != 0 {
+		t.Errorf("a signal is blocked or ignored: %v, status %d", failure, status.ExitStatus())
+	}
+}
+
+// TestHangingChildIsKilled: a call that never ends does not hold the launch forever.
+func TestHangingChildIsKilled(t *testing.T) {
+	requireRoot(t)
+	program := hanging(t)
 	begin := time.Now()
 	failure, status := run(t, program, 100*time.Millisecond)
 	if failure == nil || failure.Errno != syscall.ETIMEDOUT || failure.Step != 1 {
@@ -196,12 +249,11 @@ func run(t testing.TB, program *launch.Program, limit time.Duration) (*launch.Fa
 		t.Fatal(err)
 	}
 	defer img.Close()
-	child, err := img.Fork()
-	if err != nil {
-		t.Fatal(err)
+	child, failed := img.Launch(limit)
+	if child.PID == 0 {
+		t.Fatal(failed)
 	}
 	defer unix.Close(child.PidFD)
-	failed := img.Await(child, limit)
 	var status syscall.WaitStatus
 	if _, err := syscall.Wait4(child.PID, &status, 0, nil); err != nil {
 		t.Fatal(err)

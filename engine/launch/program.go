@@ -6,8 +6,12 @@
 // The server translates the steps of a plan into a [Program]: a list of raw system calls with their arguments, complete
 // to the last pointer ([Assemble]). It writes the program into a memfd and sends that to the keeper together with the
 // descriptors that the calls use. The keeper maps the program, forks, and the child does nothing but run the list
-// ([Image.Launch]). The child is a plain fork, not a vfork: a child that hangs (a program on a dead file server) hangs alone, with
-// memory of its own, while a vforked one would hold a processor of the Go scheduler and with it the whole keeper.
+// ([Image.Launch]).
+//
+// The child is a vfork: it borrows the keeper's memory and one of its threads until it executes its program, so a launch
+// costs the same however large the keeper is. The thread gives its scheduler processor away first, so a child that hangs
+// (a program on a dead file server) holds up nobody else, and it is killed when its time is over. Sharing memory is safe
+// because the child is the first process of a new pid namespace: nobody in the container exists yet who could trace it.
 //
 // A program is a small machine, just enough for a launch:
 //
@@ -17,8 +21,8 @@
 //
 // # Failure
 //
-// The program is shared memory between keeper and child. A call that fails leaves the step and the errno there and exits;
-// the close-on-exec pipe that the child holds tells the keeper that it has exited or executed its program.
+// A call that fails leaves the step and the errno in the program and exits. The parent's thread goes on when the child has
+// exited or executed its program, whichever comes first.
 package launch
 
 import (
@@ -57,7 +61,7 @@ type header struct {
 	// Written by the kernel for the parent.
 	clone cloneArgs
 	pidfd int32
-	_     uint32
+	pid   int32
 	// Written by the child.
 	at         uint32 // the call it is at
 	errno      uint32 // the error that ended it

@@ -4,8 +4,8 @@
 //
 // A container without a network has a namespace of its own with nothing but lo in it. Making one costs half a millisecond,
 // and bringing up lo waits for the kernel's routing lock, which the teardown of other namespaces holds for tens of
-// milliseconds. Entering one that is there costs a microsecond. A [Pool] therefore keeps a few ready, made in the
-// background by one thread that goes into each new namespace and back.
+// milliseconds. Entering one that is there costs a microsecond. A [Pool] therefore keeps a few ready, made several at a time
+// in the background by one thread that goes into each new namespace and back.
 //
 // A namespace is owned by its descriptor: it disappears with the last one, or with the last process in it. It is used
 // once, because a container may leave state behind in it: sockets in TIME_WAIT, counters, rules.
@@ -22,44 +22,64 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
 // Pool is a stock of ready namespaces.
 type Pool struct {
 	ready chan *os.File
+	low   chan struct{} // a Take left less than half
 	quit  chan struct{}
 	idle  sync.WaitGroup
 }
 
 // NewPool begins to stock size namespaces.
 func NewPool(size int) *Pool {
-	p := &Pool{ready: make(chan *os.File, size), quit: make(chan struct{})}
+	p := &Pool{ready: make(chan *os.File, size), low: make(chan struct{}, 1), quit: make(chan struct{})}
+	p.low <- struct{}{}
 	p.idle.Go(p.stock)
 	return p
 }
 
-// stock keeps the pool full until it is closed, or until the machine refuses: then every Take makes its own, or reports why
-// not.
+// restockPause is how long the pool waits before it is filled again, so that this happens after a start and not during it.
+const restockPause = 3 * time.Millisecond
+
+// stock fills the pool whenever it is half empty, until it is closed or the machine refuses: then every Take makes its own,
+// or reports why not. It has a thread to itself, of the lowest priority, which ends with it.
 func (p *Pool) stock() {
+	runtime.LockOSThread()
+	unix.Setpriority(unix.PRIO_PROCESS, 0, 19) // a stock made at a higher priority is as good
 	for {
-		ns, err := New()
-		if err != nil {
+		select {
+		case <-p.low:
+		case <-p.quit:
 			return
 		}
-		select {
-		case p.ready <- ns:
-		case <-p.quit:
-			ns.Close()
-			return
+		for len(p.ready) < cap(p.ready) {
+			ns, back, err := makeHere()
+			if err != nil {
+				if !back {
+					p.idle.Go(p.stock) // on a thread that is where it belongs
+				}
+				return
+			}
+			p.ready <- ns // nobody else puts any in
 		}
 	}
 }
 
 // Take returns a namespace with lo up, which becomes the caller's. Errors: EPERM, ENOSPC (the limit on namespaces), ENOMEM.
 func (p *Pool) Take() (*os.File, error) {
+	if len(p.ready) <= cap(p.ready)/2 {
+		time.AfterFunc(restockPause, func() {
+			select {
+			case p.low <- struct{}{}:
+			default:
+			}
+		})
+	}
 	select {
 	case ns := <-p.ready:
 		return ns, nil
@@ -123,13 +143,28 @@ func furnish() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	lo, err := netlink.LinkByName("lo")
-	if err == nil {
-		err = netlink.LinkSetUp(lo)
-	}
-	if err != nil {
+	if err := raise("lo"); err != nil {
 		ns.Close()
-		return nil, fmt.Errorf("bring up lo: %w", err)
+		return nil, err
 	}
 	return ns, nil
+}
+
+// raise brings a link of this thread's namespace up, netdevice(7). One request does it; by rtnetlink it takes two, and a
+// socket for each.
+func raise(link string) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("bring up %s: %w", link, err)
+	}
+	defer unix.Close(fd)
+	request, err := unix.NewIfreq(link)
+	if err != nil {
+		return fmt.Errorf("bring up %s: %w", link, err)
+	}
+	request.SetUint16(unix.IFF_UP)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, request); err != nil {
+		return fmt.Errorf("bring up %s: %w", link, err)
+	}
+	return nil
 }

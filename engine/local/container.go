@@ -4,7 +4,6 @@ import (
 	"context"
 	"maps"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -47,6 +46,7 @@ type container struct {
 	steps   []plan.Step   // guarded by mu; the plan of the last start
 	group   *cgroup.Group // guarded by mu; nil until something needs it
 	root    *overlay.Root // guarded by mu; held while it runs, so that nobody waits for its teardown
+	mounts  *os.File      // guarded by mu; its mount namespace, held for the same reason; may be nil
 
 	saving  sync.Mutex     // one writer of the record at a time; taken after the action token, before mu
 	unkept  bool           // the record is unlinked for good; guarded by saving
@@ -250,7 +250,7 @@ type logReader struct{ name string }
 // Log implements [engine.Container].
 func (c *container) Log() (engine.Log, error) { return logReader{c.logPath()}, nil }
 
-func (c *container) logPath() string { return filepath.Join(c.e.store.container(c.id), logName) }
+func (c *container) logPath() string { return c.e.store.logPath(c.id) }
 
 func (l logReader) ReadAt(b []byte, off int64) (int, error) {
 	f, err := os.Open(l.name)

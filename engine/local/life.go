@@ -43,10 +43,14 @@ func (c *container) take(x keeper.Exit) bool {
 		exit.OOM = err == nil && kills > c.oomBase
 	}
 	root, pidfd := c.root, c.pidfd
-	c.pid, c.pidfd, c.root = 0, nil, nil
+	mounts := c.mounts
+	c.pid, c.pidfd, c.root, c.mounts = 0, nil, nil, nil
 	c.rec.Exit, c.rec.Started, c.rec.KillAt = exit, true, time.Time{}
 	c.enter(engine.Exited)
 	c.settled.Go(func() {
+		if mounts != nil {
+			mounts.Close()
+		}
 		if pidfd != nil {
 			pidfd.Close()
 		}

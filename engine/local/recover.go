@@ -16,7 +16,7 @@ func (e *Engine) recover(account keeper.Account) error {
 	if err := e.loadRootOwner(); err != nil {
 		return err
 	}
-	records, broken, bare, err := e.store.load()
+	records, broken, stray, err := e.store.load()
 	if err != nil {
 		return err
 	}
@@ -36,9 +36,9 @@ func (e *Engine) recover(account keeper.Account) error {
 	if err := e.roots.Reconcile(known); err != nil {
 		e.log.Warn("layers that belong to nobody stay", "err", err)
 	}
-	for _, id := range bare {
-		e.log.Info("removing what is left of a container", "id", id)
-		e.store.sweep(id)
+	for _, name := range stray {
+		e.log.Info("removing what is left of a container", "file", name)
+		e.store.sweep(name)
 	}
 	return nil
 }
@@ -129,7 +129,7 @@ func (c *container) readFreeze() (bool, error) {
 // restoreLog puts the log of a running container in its place whose server died between the launch and that. The program's
 // own standard output says which file it is.
 func (c *container) restoreLog() {
-	next := c.logPath() + ".new"
+	next := c.logPath() + fresh
 	if target, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/1", c.pid)); err != nil || target != next {
 		return
 	}

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -145,21 +144,14 @@ func (c *container) Plan() (string, error) {
 	return plan.String(list), nil
 }
 
-// prepare makes the root and the groups, at the same time: each is a third of what a start waits for before the fork.
-func (s *starting) prepare() error {
-	var noGroup error
-	var making sync.WaitGroup
-	making.Go(func() {
-		s.c.freshGroup()
-		s.group, s.newTop, noGroup = s.c.ensureGroup()
-	})
-	var noRoot error
-	s.root, noRoot = s.c.e.roots.Prepare(s.c.id, s.view.Config.Rootfs(), s.view.Config.RootMode())
-	making.Wait()
-	if noRoot != nil {
-		return noRoot
+// prepare makes the groups and the root. One after the other: waking another thread takes as long as either.
+func (s *starting) prepare() (err error) {
+	s.c.freshGroup()
+	if s.group, s.newTop, err = s.c.ensureGroup(); err != nil {
+		return err
 	}
-	return noGroup
+	s.root, err = s.c.e.roots.Prepare(s.c.id, s.view.Config.Rootfs(), s.view.Config.RootMode())
+	return err
 }
 
 // ensureGroup returns the container's group, made when there was none, with every group above it; made is the outermost
@@ -243,7 +235,7 @@ func (c *container) dropGroup() error {
 
 // openLog makes the new log beside the old one, which stands until the program runs.
 func (s *starting) openLog() error {
-	s.newLog = s.c.logPath() + ".new"
+	s.newLog = s.c.logPath() + fresh
 	if err := os.Remove(s.newLog); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
@@ -260,15 +252,33 @@ func (s *starting) executed(r keeper.Running) {
 		c.e.log.Error("the log of a container that runs is not in its place", "file", s.newLog, "err", err)
 	}
 	s.log.Close()
+	mounts := mountNamespace(r.PidFD)
 	kills, _ := s.group.OOMKills() // a host that cannot tell gets no oom in status
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.pid, c.pidfd, c.started, c.oomBase = r.PID, r.PidFD, r.Started, kills
-	c.root, c.steps = s.root, s.steps
+	c.root, c.mounts, c.steps = s.root, mounts, s.steps
 	c.failure = ""
 	c.rec.Started = true
 	c.enter(engine.Running)
 }
+
+// mountNamespace opens the mount namespace of a process, pidfd_open(2), or returns nil where the kernel (before 6.11) does not
+// offer it. Whoever holds it last takes the mounts down, which waits for the kernel's grace periods: held here, that is not
+// the dying container, whose exit would come later by as much.
+func mountNamespace(pidfd *os.File) *os.File {
+	if pidfd == nil {
+		return nil
+	}
+	fd, _, errno := unix.Syscall(unix.SYS_IOCTL, pidfd.Fd(), pidfdGetMountNamespace, 0)
+	if errno != 0 {
+		return nil
+	}
+	return os.NewFile(fd, "mnt")
+}
+
+// pidfdGetMountNamespace is PIDFD_GET_MNT_NAMESPACE of include/uapi/linux/pidfd.h, _IO(0xFF, 3).
+const pidfdGetMountNamespace = 0xff03
 
 // explain turns what the keeper says into the sentence of the error file: the step that failed, and the cure.
 func (s *starting) explain(err error) error {

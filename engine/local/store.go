@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -24,9 +25,12 @@ import (
 //	STATE/version            this number
 //	STATE/instance           eight hexadecimal digits that name this instance's cgroups
 //	STATE/root.json          owner of the mount's own directory
-//	STATE/containers/ID/     one container: record and log; its layers are package overlay's
+//	STATE/containers/ID      one container's record
+//	STATE/logs/ID            its log; its layers are package overlay's
 //
-// A container exists while its record does: making it is the last step of mkdir, unlinking it the first of rmdir.
+// A container exists while its record does: making it is the last step of mkdir. The first step of rmdir is to rename it
+// .ID; that and the log are deleted later, many at once. There is no directory for each container, because making one and
+// deleting it take a disk longer than the files in it.
 //
 // A record file holds one JSON object a line, and the last whole line counts. A change is one line appended by one write(2):
 // no new file, no rename, a fifth of the cost, and as atomic, since a line that a crash or a full disk cut short is not a
@@ -34,10 +38,8 @@ import (
 const storeVersion = "1\n"
 
 const (
-	recordName = "record"
-	recordMax  = 64 << 10 // bytes, beyond which a record file is written anew
-	logName    = "log"
-	syncPause  = 500 * time.Millisecond // half of what a power cut may take back
+	recordMax = 64 << 10               // bytes, beyond which a record file is written anew
+	syncPause = 500 * time.Millisecond // half of what a power cut may take back
 )
 
 // record is a line of a record file.
@@ -61,6 +63,7 @@ type store struct {
 
 	mu    sync.Mutex
 	dirty map[string]bool // paths that are to be synced; guarded by mu
+	gone  []string        // files that are to be deleted; guarded by mu
 	wake  chan struct{}
 	quit  chan struct{}
 	idle  sync.WaitGroup
@@ -69,8 +72,10 @@ type store struct {
 // openStore opens or makes the state directory.
 func openStore(dir string, log *slog.Logger) (*store, error) {
 	s := &store{dir: dir, log: log, dirty: map[string]bool{}, wake: make(chan struct{}, 1), quit: make(chan struct{})}
-	if err := os.MkdirAll(s.containers(), 0o700); err != nil {
-		return nil, err
+	for _, d := range []string{"", "containers", "logs"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
+			return nil, err
+		}
 	}
 	if err := s.checkVersion(); err != nil {
 		return nil, err
@@ -92,16 +97,15 @@ func (s *store) checkVersion() error {
 	return err
 }
 
-func (s *store) containers() string          { return filepath.Join(s.dir, "containers") }
-func (s *store) container(id string) string  { return filepath.Join(s.containers(), id) }
-func (s *store) recordPath(id string) string { return filepath.Join(s.container(id), recordName) }
+func (s *store) recordPath(id string) string { return filepath.Join(s.dir, "containers", id) }
+func (s *store) logPath(id string) string    { return filepath.Join(s.dir, "logs", id) }
 
 // instance returns the name of this state directory's cgroups, made once.
-func (s *store) instance(fresh func() string) (string, error) {
+func (s *store) instance(invent func() string) (string, error) {
 	name := filepath.Join(s.dir, "instance")
 	text, err := os.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		text = []byte(fresh())
+		text = []byte(invent())
 		err = s.write(name, text)
 	}
 	return string(text), err
@@ -167,7 +171,7 @@ func parseRecord(id string, text []byte) (*record, error) {
 
 // write replaces a file atomically. The caller is the only writer of that file.
 func (s *store) write(name string, text []byte) error {
-	next := name + ".new"
+	next := name + fresh
 	err := os.WriteFile(next, text, 0o600)
 	if err == nil {
 		err = os.Rename(next, name)
@@ -180,58 +184,60 @@ func (s *store) write(name string, text []byte) error {
 	return nil
 }
 
-// create makes a container's directory and record.
+// create makes a container's record.
 func (s *store) create(r *record) error {
-	if err := os.Mkdir(s.container(r.ID), 0o700); err != nil {
-		return err
-	}
-	if err := s.save(r); err != nil {
+	err := s.save(r)
+	if err != nil {
 		unix.Unlink(s.recordPath(r.ID))
-		unix.Rmdir(s.container(r.ID))
-		return err
 	}
-	s.touch(s.container(r.ID))
-	return nil
+	return err
 }
 
-// remove unlinks a record, which ends the container, and then what else is its.
+// remove ends a container, by renaming its record, and has what is left deleted soon.
 func (s *store) remove(id string) error {
-	if err := os.Remove(s.recordPath(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	err := os.Rename(s.recordPath(id), s.recordPath(gone+id))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	s.sweep(id)
+	s.mu.Lock()
+	s.gone = append(s.gone, s.recordPath(gone+id), s.logPath(id), s.logPath(id)+fresh)
+	s.mu.Unlock()
+	s.touch(s.recordPath(id)) // its directory, in fact
 	return nil
 }
 
-// sweep removes what is left of a container without a record. Its layers are package overlay's and are gone already.
-func (s *store) sweep(id string) {
-	for _, name := range []string{logName, logName + ".new", recordName + ".new"} {
-		unix.Unlink(filepath.Join(s.container(id), name))
+const (
+	gone  = "."    // begins the name of the record of a container that has been removed
+	fresh = ".new" // ends the name of a file that will take another's place
+)
+
+// sweep deletes what is left of a container without a record. Its layers are package overlay's and are gone already.
+func (s *store) sweep(name string) {
+	if err := unix.Unlink(name); err != nil && err != unix.ENOENT {
+		s.log.Warn("something is left of a removed container; the next mount tries again", "file", name, "err", err)
 	}
-	if err := unix.Rmdir(s.container(id)); err != nil && err != unix.ENOENT {
-		s.log.Warn("something is left of a removed container; the next mount tries again", "err", err)
-	}
-	s.touch(s.containers())
 }
 
-// load reads every record. broken are the directories whose record cannot be read: they are left alone. bare are those
-// without one: a creation or a removal that did not end.
-func (s *store) load() (records []*record, broken, bare []string, err error) {
-	entries, err := os.ReadDir(s.containers())
+// load reads every record. broken are the containers whose record cannot be read: they are left alone. stray are the files
+// of those without one: a creation or a removal that did not end.
+func (s *store) load() (records []*record, broken, stray []string, err error) {
+	entries, err := os.ReadDir(filepath.Join(s.dir, "containers"))
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	known := map[string]bool{}
 	for _, e := range entries {
 		id := e.Name()
 		text, err := os.ReadFile(s.recordPath(id))
-		if errors.Is(err, fs.ErrNotExist) {
-			bare = append(bare, id)
+		if strings.HasPrefix(id, gone) || strings.HasSuffix(id, fresh) || err == nil && len(text) == 0 {
+			stray = append(stray, s.recordPath(id))
 			continue
 		}
 		var r *record
 		if err == nil {
 			r, err = parseRecord(id, text)
 		}
+		known[id] = true
 		if err != nil {
 			s.log.Error("a container's record cannot be read; it is left alone", "id", id, "err", err)
 			broken = append(broken, id)
@@ -239,7 +245,13 @@ func (s *store) load() (records []*record, broken, bare []string, err error) {
 		}
 		records = append(records, r)
 	}
-	return records, broken, bare, nil
+	logs, err := os.ReadDir(filepath.Join(s.dir, "logs"))
+	for _, e := range logs {
+		if !known[strings.TrimSuffix(e.Name(), fresh)] {
+			stray = append(stray, s.logPath(e.Name()))
+		}
+	}
+	return records, broken, stray, err
 }
 
 // touch has a path synced soon.
@@ -254,7 +266,7 @@ func (s *store) touch(name string) {
 	}
 }
 
-// syncLoop writes to the disk what has changed, at most twice a second.
+// syncLoop writes to the disk what has changed, and deletes what was removed, at most twice a second.
 func (s *store) syncLoop() {
 	for {
 		select {
@@ -273,9 +285,12 @@ func (s *store) syncLoop() {
 
 func (s *store) sync() {
 	s.mu.Lock()
-	dirty := s.dirty
-	s.dirty = map[string]bool{}
+	dirty, gone := s.dirty, s.gone
+	s.dirty, s.gone = map[string]bool{}, nil
 	s.mu.Unlock()
+	for _, name := range gone {
+		s.sweep(name)
+	}
 	for name := range dirty {
 		fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 		if err != nil {

@@ -45,16 +45,16 @@ func TestStoreSurvives(t *testing.T) {
 
 	s = testStore(t, dir)
 	defer s.close()
-	records, broken, bare, err := s.load()
-	if err != nil || len(records) != 1 || len(broken)+len(bare) != 0 {
-		t.Fatalf("got %v %v %v (%v)", records, broken, bare, err)
+	records, broken, stray, err := s.load()
+	if err != nil || len(records) != 1 || len(broken)+len(stray) != 0 {
+		t.Fatalf("got %v %v %v (%v)", records, broken, stray, err)
 	}
 	r := records[0]
 	if r.Name != "web" || r.Config.Cmd() != "sleep 1" || r.Owner != kept.Owner || r.Owners["start"].Mode != 0o220 {
 		t.Errorf("got %+v", r)
 	}
-	if _, err := os.Stat(s.container("gone")); !os.IsNotExist(err) {
-		t.Errorf("something of the removed one is left: %v", err)
+	if left, _ := filepath.Glob(filepath.Join(dir, "*", "*gone*")); len(left) > 0 {
+		t.Errorf("of the removed one there is left: %v", left)
 	}
 }
 
@@ -64,50 +64,48 @@ func TestStoreAfterCrash(t *testing.T) {
 	s := testStore(t, dir)
 	defer s.close()
 	files := map[string]string{
-		"nothing/":            "",
-		"half/record.new":     `{"id":`,
-		"torn/record":         `{"id":"torn","na`,
-		"stranger/record":     `{"id":"other","name":"x","config":{}}` + "\n",
-		"hostile/record":      `{"id":"hostile","name":"../x","config":{}}` + "\n",
-		"bare-log/log":        "text",
-		"empty-config/record": `{"id":"empty-config","name":"e","config":{}}` + "\n",
-		"cut/record":          `{"id":"cut","name":"c","config":{}}` + "\n" + `{"id":"cut","name":"d","con`,
+		"containers/nothing":      "",
+		"containers/half.new":     `{"id":`,
+		"containers/torn":         `{"id":"torn","na`,
+		"containers/stranger":     `{"id":"other","name":"x","config":{}}` + "\n",
+		"containers/hostile":      `{"id":"hostile","name":"../x","config":{}}` + "\n",
+		"containers/empty-config": `{"id":"empty-config","name":"e","config":{}}` + "\n",
+		"containers/cut":          `{"id":"cut","name":"c","config":{}}` + "\n" + `{"id":"cut","name":"d","con`,
+		"containers/.going":       `{"id":"going","name":"g","config":{}}` + "\n",
+		"logs/going":              "text",
+		"logs/bare.new":           "text",
+		"logs/torn":               "text",
+		"logs/cut":                "text",
+		"logs/cut.new":            "text",
 	}
 	for name, text := range files {
-		path := filepath.Join(s.containers(), name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if strings.HasSuffix(name, "/") {
-			if err := os.MkdirAll(path, 0o700); err != nil {
-				t.Fatal(err)
-			}
-			continue
-		}
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	records, broken, bare, err := s.load()
+	records, broken, stray, err := s.load()
 	if err != nil {
 		t.Fatal(err)
 	}
 	slices.Sort(broken)
-	slices.Sort(bare)
 	if len(records) != 2 || records[0].Name != "c" || records[1].Name != "e" {
 		t.Errorf("records: %v", records)
 	}
 	if got := strings.Join(broken, " "); got != "hostile stranger torn" {
 		t.Errorf("broken: %s", got)
 	}
-	if got := strings.Join(bare, " "); got != "bare-log half nothing" {
-		t.Errorf("bare: %s", got)
-	}
-	for _, id := range bare {
-		s.sweep(id)
-		if _, err := os.Stat(s.container(id)); !os.IsNotExist(err) {
-			t.Errorf("%s is not swept away", id)
+	var names []string
+	for _, path := range stray {
+		name, _ := filepath.Rel(dir, path)
+		names = append(names, name)
+		s.sweep(path)
+		if _, err := os.Stat(path); !os.IsNotExist(err) {
+			t.Errorf("%s is not swept away", name)
 		}
+	}
+	slices.Sort(names)
+	if got := strings.Join(names, " "); got != "containers/.going containers/half.new containers/nothing logs/bare.new logs/going" {
+		t.Errorf("stray: %s", got)
 	}
 }
 
@@ -154,7 +152,7 @@ func TestFailedWriteKeepsTheOld(t *testing.T) {
 	if err := s.create(&other); engine.Errno(err) != syscall.ENOSPC {
 		t.Errorf("got %v, want ENOSPC", err)
 	}
-	if _, err := os.Stat(s.container("b")); !os.IsNotExist(err) {
+	if _, err := os.Stat(s.recordPath("b")); !os.IsNotExist(err) {
 		t.Errorf("a container that could not be made is there: %v", err)
 	}
 }

@@ -60,8 +60,8 @@ func (img *Image) fork() syscall.Errno {
 	result := vfork(args, unsafe.Sizeof(*args))
 	if result == 0 {
 		syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&noSignals)), 0, unsafe.Sizeof(noSignals.Val[0]), 0, 0)
-		for i := range inherited {
-			syscall.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(inherited[i]), uintptr(unsafe.Pointer(&byDefault)), 0, unsafe.Sizeof(noSignals.Val[0]), 0, 0)
+		for signal := uintptr(1); signal <= 64; signal++ {
+			syscall.RawSyscall6(unix.SYS_RT_SIGACTION, signal, uintptr(unsafe.Pointer(&byDefault)), 0, unsafe.Sizeof(noSignals.Val[0]), 0, 0)
 		}
 		run(head, first)
 	}
@@ -73,12 +73,9 @@ func (img *Image) fork() syscall.Errno {
 	return 0
 }
 
-// inherited are the signals that this program may have been started with as ignored: the runtime does not catch these then,
-// signal(7) and os/signal, and the kernel does not clear them. The others it catches, or are never ignored by habit.
-var (
-	inherited = [...]syscall.Signal{unix.SIGHUP, unix.SIGINT}
-	byDefault [4]uint64 // struct sigaction of the kernel, SIG_DFL
-)
+// byDefault is struct sigaction of the kernel with SIG_DFL. The kernel has taken down the handlers, but a signal that is ignored
+// stays so across clone(2) and execve(2), and a keeper may well have been started with some: by nohup, or by a shell's &.
+var byDefault [4]uint64
 
 // The kernel leaves SIGKILL and SIGSTOP out of any mask by itself.
 var allSignals, noSignals = unix.Sigset_t{Val: [16]uint64{^uint64(0)}}, unix.Sigset_t{}

@@ -202,8 +202,9 @@ func TestHangingChildHoldsNobodyUp(t *testing.T) {
 // process was started with by nohup or a script.
 func TestSignalsReachTheProgram(t *testing.T) {
 	requireRoot(t)
-	signal.Ignore(syscall.SIGHUP, syscall.SIGINT)
-	defer signal.Reset(syscall.SIGHUP, syscall.SIGINT)
+	ignored := []os.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTTOU}
+	signal.Ignore(ignored...)
+	defer signal.Reset(ignored...)
 	steps := []plan.Step{plan.Clone{}, plan.Exec{Candidates: []string{"/bin/sh"},
 		Args: []string{"sh", "-c", "grep -Eq '^Sig(Blk|Ign):.*[1-9a-f]' /proc/self/status && exit 1; exit 0"}}}
 	program, err := launch.Assemble(steps, launch.Files{})

@@ -28,6 +28,9 @@ func (d *dir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.
 		f := &file{node{tree: d.tree, c: d.c, id: d.id}, r, inode(d.id, name)}
 		f.fill(&out.Attr)
 		out.SetEntryTimeout(forever)
+		if !r.readable() || r.setting() {
+			out.SetAttrTimeout(moment)
+		}
 		return d.NewInode(ctx, f, fs.StableAttr{Mode: syscall.S_IFREG, Ino: f.ino}), 0
 	}
 	if c, ok := d.tree.engine.Child(d.c, name); ok {

@@ -39,6 +39,10 @@ type node struct {
 // forever is how long the kernel may keep what changes through the kernel only: names, and all about directories.
 const forever = time.Hour
 
+// moment is how long it may keep what it has just been told of a file that changes through its own writes, which it notices,
+// or through config.json: until the open(2) that made it ask. It rounds this up to its clock tick, 1 to 4 ms.
+const moment = time.Nanosecond
+
 // Inode numbers that mean something else: none, the root, and the file by which go-fuse stops poll(2).
 const (
 	noIno   = 0

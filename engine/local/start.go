@@ -236,24 +236,33 @@ func (c *container) dropGroup() error {
 // openLog makes the new log beside the old one, which stands until the program runs.
 func (s *starting) openLog() error {
 	s.newLog = s.c.logPath() + fresh
-	if err := os.Remove(s.newLog); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+	const how = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_APPEND | unix.O_NOFOLLOW
+	fd, err := unix.Open(s.newLog, how|unix.O_CLOEXEC, 0o600)
+	if err == unix.EEXIST { // of a start that a crash cut off
+		if err = unix.Unlink(s.newLog); err == nil {
+			fd, err = unix.Open(s.newLog, how|unix.O_CLOEXEC, 0o600)
+		}
 	}
-	var err error
-	s.log, err = os.OpenFile(s.newLog, os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
-	return err
+	if err != nil {
+		return &os.PathError{Op: "open", Path: s.newLog, Err: err}
+	}
+	s.log = os.NewFile(uintptr(fd), s.newLog)
+	return nil
 }
 
 // executed takes a container that runs. It is called before its exit can be.
 func (s *starting) executed(r keeper.Running) {
 	c := s.c
 	s.begun = true
-	if err := os.Rename(s.newLog, c.logPath()); err != nil {
+	if err := unix.Rename(s.newLog, c.logPath()); err != nil {
 		c.e.log.Error("the log of a container that runs is not in its place", "file", s.newLog, "err", err)
 	}
 	s.log.Close()
 	mounts := mountNamespace(r.PidFD)
-	kills, _ := s.group.OOMKills() // a host that cannot tell gets no oom in status
+	kills := uint64(0)
+	if s.newTop == nil { // the group has counted before; a host that cannot tell gets no oom in status
+		kills, _ = s.group.OOMKills()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.pid, c.pidfd, c.started, c.oomBase = r.PID, r.PidFD, r.Started, kills

@@ -195,7 +195,7 @@ func (s *store) create(r *record) error {
 
 // remove ends a container, by renaming its record, and has what is left deleted soon.
 func (s *store) remove(id string) error {
-	err := os.Rename(s.recordPath(id), s.recordPath(gone+id))
+	err := unix.Rename(s.recordPath(id), s.recordPath(gone+id))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

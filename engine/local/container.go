@@ -204,7 +204,18 @@ func (c *container) commit(old, next *engine.Config) error {
 	group := c.group
 	c.mu.Unlock()
 	if group != nil {
-		if err := group.Apply(next.Spec.Linux.Resources); err != nil {
+		err := group.Apply(next.Spec.Linux.Resources)
+		if engine.Errno(err) == syscall.EBUSY && !c.View().State.Active() {
+			// What is left of the last run may not fit into the new limit. If nothing lives there, the next start does without
+			// that group anyway.
+			c.freshGroup()
+			c.mu.Lock()
+			if c.group == nil {
+				group, err = nil, nil
+			}
+			c.mu.Unlock()
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -3,6 +3,7 @@ package launch
 import (
 	"fmt"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -132,14 +133,22 @@ type Child struct {
 // [*Failure]. A child that has not got there within the limit is killed, and the failure says ETIMEDOUT. The child is the
 // caller's to wait for unless there was none, which a pid of zero in the result says.
 func (img *Image) Launch(limit time.Duration) (Child, error) {
-	var late atomic.Bool
+	var ending sync.Mutex
+	var over, late bool // guarded by ending: the launch is, and it was killed for that
 	timer := time.AfterFunc(limit, func() {
-		late.Store(true)
-		unix.PidfdSendSignal(int(atomic.LoadInt32(&img.head.pidfd)), unix.SIGKILL, nil, 0)
+		ending.Lock()
+		defer ending.Unlock()
+		if !over {
+			late = true
+			unix.PidfdSendSignal(int(atomic.LoadInt32(&img.head.pidfd)), unix.SIGKILL, nil, 0)
+		}
 	})
 	img.head.pidfd = -1
 	errno := img.fork()
 	timer.Stop()
+	ending.Lock() // from here on the descriptor may be closed, and its number be another's
+	over = true
+	ending.Unlock()
 	child := Child{PID: img.PID(), PidFD: int(atomic.LoadInt32(&img.head.pidfd))}
 	switch {
 	case errno != 0:
@@ -148,7 +157,7 @@ func (img *Image) Launch(limit time.Duration) (Child, error) {
 		return child, &Failure{Step: img.step(), Errno: syscall.Errno(img.head.errno)}
 	case img.head.at >= img.head.exec:
 		return child, nil
-	case late.Load():
+	case late:
 		return child, &Failure{Step: img.step(), Errno: syscall.ETIMEDOUT}
 	}
 	return child, &Failure{Step: img.step(), Errno: syscall.ECHILD} // killed on the way

@@ -35,7 +35,7 @@ import (
 // A record file holds one JSON object a line, and the last whole line counts. A change is one line appended by one write(2):
 // no new file, no rename, a fifth of the cost, and as atomic, since a line that a crash or a full disk cut short is not a
 // whole one. The file is written anew when it has grown long.
-const storeVersion = "1\n"
+const storeVersion = "2\n"
 
 const (
 	recordMax = 64 << 10               // bytes, beyond which a record file is written anew

@@ -112,7 +112,7 @@ func TestStoreAfterCrash(t *testing.T) {
 // TestStoreRefusesOtherVersions: a newer state directory is not touched.
 func TestStoreRefusesOtherVersions(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "version"), []byte("2\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "version"), []byte("1\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	_, err := openStore(dir, slog.New(slog.DiscardHandler))

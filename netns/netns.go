@@ -50,7 +50,7 @@ const restockPause = 3 * time.Millisecond
 // or reports why not. It has a thread to itself, of the lowest priority, which ends with it.
 func (p *Pool) stock() {
 	runtime.LockOSThread()
-	unix.Setpriority(unix.PRIO_PROCESS, 0, 19) // a stock made at a higher priority is as good
+	unix.Setpriority(unix.PRIO_PROCESS, 0, 19) // nobody waits for the stock
 	for {
 		select {
 		case <-p.low:

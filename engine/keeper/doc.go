@@ -23,11 +23,12 @@
 //
 // # Failure
 //
-// An exit is in the journal before anyone is told, and stays there until the server has acknowledged it. If the
+// An exit is in the journal before anyone is told, and counts until the server has acknowledged it. If the
 // keeper dies, containers live on without a parent; the next keeper finds the journal.
 //
 // # Locks
 //
-// Keeper.mu guards everything; it is held across fork(2), so that a child is known before it can be waited for, and never
-// while a socket is written.
+// Keeper.mu guards everything. It is held while a server is started, so that its pid is known before it can be waited for, but
+// not during a launch, which lasts until the program runs: a child on its way is found by the pid in its image. It is never
+// held while a socket is written.
 package keeper

@@ -23,11 +23,12 @@ const journalMax = 256 << 10
 //	exit ID PID STATUS STARTED FINISHED
 //	done ID STARTED
 //
-// with the id in hexadecimal and the times in nanoseconds since 1970. A line is written by one write(2); a torn last line, as
-// a power cut may leave it, is ignored.
+// with the id in hexadecimal and the times in nanoseconds since 1970. A line is written by one write(2); a torn line, as
+// a power cut or a full disk may leave it, is ignored.
 type journal struct {
 	file *os.File
 	size int64
+	torn bool // the last line may be cut short, and the next one must not continue it
 }
 
 // openJournal opens or makes the journal and returns what is in it.
@@ -41,15 +42,12 @@ func openJournal(state string) (*journal, []message, error) {
 		f.Close()
 		return nil, nil, err
 	}
-	j := &journal{file: f}
-	if j.size, err = f.Seek(0, io.SeekEnd); err == nil && j.size > 0 {
-		err = j.append([]byte("\n")) // so that a torn line takes no later one with it
-	}
+	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
 		f.Close()
 		return nil, nil, err
 	}
-	return j, exits, nil
+	return &journal{file: f, size: size, torn: size > 0}, exits, nil
 }
 
 // parseJournal reads every whole line that makes sense and returns the exits that are not done.
@@ -98,7 +96,11 @@ func (j *journal) done(m message, empty bool) error {
 }
 
 func (j *journal) append(line []byte) error {
+	if j.torn {
+		line = append([]byte("\n"), line...)
+	}
 	n, err := j.file.Write(line)
 	j.size += int64(n)
+	j.torn = err != nil
 	return err
 }

@@ -109,7 +109,7 @@ func TestStoreAfterCrash(t *testing.T) {
 	}
 }
 
-// TestStoreRefusesOtherVersions: a newer state directory is not touched.
+// TestStoreRefusesOtherVersions: a state directory of another layout is not touched.
 func TestStoreRefusesOtherVersions(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "version"), []byte("1\n"), 0o600); err != nil {

@@ -25,7 +25,7 @@ func throughMount(dir, root string) *contestant {
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()
 			begin := time.Now()
-			if err := raw(unix.SYS_MKDIRAT, c, 0o755); err != nil {
+			if err := raw("mkdir", unix.SYS_MKDIRAT, c, 0o755); err != nil {
 				return nil, err
 			}
 			if err := put(c+"/cmd", "/bin/true\n"); err != nil {
@@ -43,7 +43,7 @@ func throughMount(dir, root string) *contestant {
 			if err != nil || exit != "0\n" {
 				return nil, reason(c, fmt.Errorf("wait reads as %q, %v", exit, err))
 			}
-			if err := raw(unix.SYS_UNLINKAT, c, unix.AT_REMOVEDIR); err != nil {
+			if err := raw("rmdir", unix.SYS_UNLINKAT, c, unix.AT_REMOVEDIR); err != nil {
 				return nil, err
 			}
 			return []time.Duration{time.Since(begin), launched}, nil
@@ -53,13 +53,13 @@ func throughMount(dir, root string) *contestant {
 
 // raw makes a system call on a path without telling Go's scheduler, which would otherwise give this thread's processor away
 // in each call and wake two more threads to get it back: time of this program's, not of what it measures.
-func raw(call uintptr, path string, arg uintptr) error {
+func raw(op string, call uintptr, path string, arg uintptr) error {
 	p, err := unix.BytePtrFromString(path)
 	if err != nil {
 		return err
 	}
 	if _, _, errno := unix.RawSyscall(call, atCWD, uintptr(unsafe.Pointer(p)), arg); errno != 0 {
-		return &os.PathError{Op: "raw", Path: path, Err: errno}
+		return &os.PathError{Op: op, Path: path, Err: errno}
 	}
 	return nil
 }
@@ -95,7 +95,7 @@ func transfer(path string, flags, call uintptr, buffer []byte) (int, error) {
 	}
 	unix.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
 	if errno != 0 {
-		return 0, &os.PathError{Op: "use", Path: path, Err: errno}
+		return 0, &os.PathError{Op: "read or write", Path: path, Err: errno}
 	}
 	return int(n), nil
 }

@@ -7,7 +7,7 @@
 // nowhere: [Store.Prepare] makes them, a launch moves them into a fresh mount namespace with move_mount(2), and
 // [Root.Close] drops them. The host's mount table never shows one, and a crash leaves none behind.
 //
-//	overlay   lower = the root, upper = STATE/layers/ID/upper, kept until [Store.Remove]
+//	overlay   lower = the root, upper = STATE/containers/I/ID/upper, kept until [Store.Remove]
 //	volatile  lower = the root, upper = a tmpfs of its own, gone with the last process
 //	ro        a read-only clone of the root
 //	rw        a clone of the root
@@ -31,13 +31,14 @@
 //
 // # On disk
 //
-//	STATE/layers/ID/{upper,work}   writable layers, made at the first Prepare that needs one
-//	STATE/host/BOOT-SIGNATURE      skeletons, of this boot only
-//	STATE/trash/                   what is being deleted
-//	STATE/mnt/                     an empty directory, mounted upon in private namespaces only
+//	STATE/containers/I/ID/{upper,work}   writable layers, made at the first Prepare that needs one
+//	STATE/host/BOOT-SIGNATURE            skeletons, of this boot only
+//	STATE/trash/                         what is being deleted
+//	STATE/mnt/                           an empty directory, mounted upon in private namespaces only
 //
-// Each is 0700, so that no user of the host reaches the set-user-ID files of a layer. A layer is removed by a rename
-// into the trash, which a goroutine empties; [Open] takes up what a crash left there.
+// Each is 0700, so that no user of the host reaches the set-user-ID files of a layer. A container's directory, in which the
+// engine keeps its own files too, is removed by a rename into the trash, which a goroutine empties; [Open] takes up what a
+// crash left there. [Store.MakeHome] makes it, and says why there is an I, the first character of the id.
 //
 // # Failure and locks
 //

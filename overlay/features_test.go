@@ -58,7 +58,7 @@ func TestFeatures(t *testing.T) {
 			t.Errorf("with %v: %v", test.ns, got)
 		}
 	}
-	if left := inDir(t, s.state); !slices.Equal(left, []string{"host", "layers", "mnt", "trash"}) {
+	if left := inDir(t, s.state); !slices.Equal(left, []string{"containers", "host", "mnt", "trash"}) {
 		t.Errorf("the state directory holds %v", left)
 	}
 }

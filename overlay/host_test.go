@@ -245,7 +245,7 @@ func TestRootHostPrograms(t *testing.T) {
 // A layer that has links where the mounts go, or a root that has, does not get anything attached on the host.
 func TestHostileTargets(t *testing.T) {
 	s, outside := newStore(t), makeTree(t, tempDir(t), map[string]string{"canary": "alive"})
-	makeTree(t, s.state+"/layers/c", map[string]string{"upper/usr": "->../../../../../../.." + outside, "upper/lib": "->/", "work/": ""})
+	makeTree(t, s.state+"/"+Home("c"), map[string]string{"upper/usr": "->../../../../../../.." + outside, "upper/lib": "->/", "work/": ""})
 	before, table := fingerprint(t, outside), mountTable()
 	r := prepare(t, s, "c", engine.RootHost, engine.RootOverlay)
 	cmd := exec.Command("/proc/self/exe")

@@ -36,12 +36,9 @@ func (s *Store) mountVolatile(id string, lower *os.File, attr uint64) (*os.File,
 	return s.overlay(layers{lower: lower, upper: upper, work: work, detached: []*os.File{memory}}, attr)
 }
 
-// layer opens the private layer of a container, and makes it when there is none.
+// layer opens the private layer of a container, in its home, and makes it when there is none.
 func (s *Store) layer(id string, like *os.File) (upper, work *os.File, err error) {
-	dir, err := openat(s.layers, id, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
-	if errors.Is(err, fs.ErrNotExist) {
-		dir, err = mkdirat(s.layers, id, 0o700)
-	}
+	dir, err := openat(s.homes, inHomes(id), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -25,7 +24,7 @@ type Mount struct {
 	// Target is where it goes, an absolute path inside the root. The root may be hostile: resolve it with openat2(2)
 	// and RESOLVE_IN_ROOT below the first mount, never as a path of the host.
 	Target string
-	// Text says what it is, for the plan: "overlay lower=/srv/debian upper=/var/lib/ctrfs/layers/7/upper nodev".
+	// Text says what it is, for the plan: "overlay lower=/srv/debian upper=/var/lib/ctrfs/containers/7/upper nodev".
 	Text string
 }
 
@@ -172,5 +171,5 @@ func (s *Store) lower(root string) (*os.File, uint64, error) {
 
 // layerPath is where the writable layer of a container is, for texts.
 func (s *Store) layerPath(id string) string {
-	return strings.Join([]string{s.state, "layers", id}, "/")
+	return s.state + "/" + Home(id)
 }

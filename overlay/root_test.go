@@ -16,8 +16,17 @@ import (
 	"github.com/ctrfs/ctrfs/engine"
 )
 
+// home makes the directory of a container, unless it is there.
+func home(t testing.TB, s *Store, id string) {
+	t.Helper()
+	if err := s.MakeHome(id); err != nil && err != unix.EEXIST {
+		t.Fatal(err)
+	}
+}
+
 func prepare(t testing.TB, s *Store, id, root string, mode engine.RootMode) *Root {
 	t.Helper()
+	home(t, s, id)
 	r, err := s.Prepare(id, root, mode)
 	if err != nil {
 		t.Fatal(err)
@@ -108,7 +117,7 @@ func TestLayersArePrivate(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect(t, prepare(t, s, "a", root, engine.RootOverlay), [][2]string{{"read /mine", "ENOENT"}})
-	for _, dir := range []string{"layers", "trash", "host", "layers/b"} {
+	for _, dir := range []string{"containers", "trash", "host", "containers/b", Home("b")} {
 		if info, err := os.Stat(filepath.Join(s.state, dir)); err != nil || info.Mode().Perm() != 0o700 {
 			t.Errorf("%s: mode %v, %v: others of the host can reach layers", dir, info.Mode(), err)
 		}
@@ -264,6 +273,7 @@ func TestPrepareErrors(t *testing.T) {
 		{"c", engine.RootHost, "rw", syscall.EINVAL},
 		{"c", "/proc", "overlay", syscall.EINVAL}, // the kernel's refusal
 	}
+	home(t, s, "c")
 	for _, test := range tests {
 		r, err := s.Prepare(test.id, test.root, test.mode)
 		if err == nil {
@@ -291,10 +301,10 @@ func TestReadOnlyState(t *testing.T) {
 	}
 	ro := &Store{state: s.state, trash: s.trash, host: s.host}
 	var err error
-	if ro.layers, err = openat(nil, s.state+"/layers", unix.O_DIRECTORY); err != nil {
+	if ro.homes, err = openat(nil, s.state+"/containers", unix.O_DIRECTORY); err != nil {
 		t.Fatal(err)
 	}
-	defer ro.layers.Close()
+	defer ro.homes.Close()
 	if _, err := ro.Prepare("c", root, engine.RootOverlay); engine.Errno(err) != syscall.EROFS {
 		t.Errorf("Prepare = %v, want EROFS", err)
 	}
@@ -307,6 +317,7 @@ func TestManyAtOnce(t *testing.T) {
 		wg.Go(func() {
 			id, from := fmt.Sprint("c", i), []string{root, engine.RootHost}[i%2]
 			for range 5 {
+				home(t, s, id)
 				r, err := s.Prepare(id, from, []engine.RootMode{"overlay", "volatile", "ro"}[i%3])
 				if err != nil {
 					t.Error(err)
@@ -333,7 +344,7 @@ func TestDescribe(t *testing.T) {
 		}
 	}
 	said, err := s.Describe("7", "/srv/debian", engine.RootOverlay)
-	if want := "overlay lower=/srv/debian upper=" + s.state + "/layers/7/upper nodev"; err != nil || said[0].Text != want {
+	if want := "overlay lower=/srv/debian upper=" + s.state + "/containers/7/7/upper nodev"; err != nil || said[0].Text != want {
 		t.Errorf("got %+v, %v; want %q", said, err, want)
 	}
 }

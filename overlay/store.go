@@ -18,10 +18,10 @@ import (
 
 // Store makes the roots of one ctrfs and keeps their writable layers.
 type Store struct {
-	state  string   // immutable; for texts, and for the one system call that cannot take a descriptor
-	layers *os.File // STATE/layers
-	trash  *trash
-	host   *host
+	state string   // immutable; for texts, and for the one system call that cannot take a descriptor
+	homes *os.File // STATE/containers
+	trash *trash
+	host  *host
 
 	forbidden atomic.Pointer[forbidden]
 	// attach is set once the kernel has refused layers on detached mounts, and spares later calls the attempt.
@@ -45,7 +45,7 @@ func Open(state string) (*Store, error) {
 	if err := os.MkdirAll(state, 0o700); err != nil {
 		return nil, storeError(state, err)
 	}
-	dirs := map[string]*os.File{"layers": nil, "trash": nil, "host": nil, "mnt": nil}
+	dirs := map[string]*os.File{homes: nil, "trash": nil, "host": nil, "mnt": nil}
 	for name := range dirs {
 		dir, err := privateDir(state, name)
 		if err != nil {
@@ -57,7 +57,8 @@ func Open(state string) (*Store, error) {
 		dirs[name] = dir
 	}
 	dirs["mnt"].Close()
-	s := &Store{state: state, layers: dirs["layers"], trash: &trash{dir: dirs["trash"]}}
+	spread(dirs[homes])
+	s := &Store{state: state, homes: dirs[homes], trash: &trash{dir: dirs["trash"]}}
 	s.host = newHost(dirs["host"], "/", s.trash)
 	if err := s.host.forgetOtherBoots(); err != nil {
 		return nil, errors.Join(storeError(filepath.Join(state, "host"), err), s.Close())
@@ -84,6 +85,63 @@ func privateDir(parent, name string) (*os.File, error) {
 	return dir, nil
 }
 
+// spread tells ext4 that the directories in dir have nothing to do with each other, chattr(1) +T, so that it puts each into
+// another part of the disk. Other file systems do not know the flag, and do not need it.
+func spread(dir *os.File) {
+	const topDir = 0x20000 // FS_TOPDIR_FL
+	if flags, err := unix.IoctlGetUint32(int(dir.Fd()), getFlags); err == nil {
+		unix.IoctlSetPointerInt(int(dir.Fd()), setFlags, int(flags|topDir))
+	}
+}
+
+// Home is the directory of a container, relative to the state directory. Containers are spread over as many directories as
+// there are first characters of an id, and those over the disk: without a journal, ext4 gives an inode number out again only
+// after a minute, and for every new file looks at each one that was freed nearby meanwhile. A thousand containers that had
+// come and gone in one directory made the next start take twice as long.
+func Home(id string) string { return homes + "/" + id[:1] + "/" + id }
+
+const homes = "containers"
+
+// MakeHome makes the directory of a container. Errors: EEXIST, and what the disk says.
+func (s *Store) MakeHome(id string) error {
+	if err := validID(id); err != nil {
+		return err
+	}
+	dir := int(s.homes.Fd())
+	err := unix.Mkdirat(dir, inHomes(id), 0o700)
+	if err == unix.ENOENT { // the first one with this character
+		if err = unix.Mkdirat(dir, id[:1], 0o700); err == nil || err == unix.EEXIST {
+			err = unix.Mkdirat(dir, inHomes(id), 0o700)
+		}
+	}
+	return err
+}
+
+// inHomes is a container's directory relative to s.homes.
+func inHomes(id string) string { return id[:1] + "/" + id }
+
+// List returns the ids of all containers that have a directory, also of those whose creation or removal a crash cut off.
+func (s *Store) List() ([]string, error) {
+	shards, err := list(s.homes)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, shard := range shards {
+		dir, err := openat(s.homes, shard, unix.O_DIRECTORY|unix.O_NOFOLLOW)
+		if err != nil {
+			return nil, err
+		}
+		in, err := list(dir)
+		dir.Close()
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, in...)
+	}
+	return ids, nil
+}
+
 func storeError(path string, err error) error {
 	return &engine.Error{Op: "open", File: path, Errno: engine.Errno(err), Err: err,
 		Cure: "name a state directory on a local disk with --state"}
@@ -93,7 +151,7 @@ func storeError(path string, err error) error {
 // prepared stay.
 func (s *Store) Close() error {
 	s.trash.close()
-	return errors.Join(s.layers.Close(), s.trash.dir.Close(), s.host.dir.Close())
+	return errors.Join(s.homes.Close(), s.trash.dir.Close(), s.host.dir.Close())
 }
 
 // Flush waits until everything that was removed is deleted, or could not be, which is the error.
@@ -160,11 +218,11 @@ func bounded[T any](do func() (T, error), drop func(T) error) (T, error) {
 	}
 }
 
-// Reconcile removes the layers of containers that known does not know: those that were being removed, or made, at a
+// Reconcile removes the directories of containers that known does not know: those that were being removed, or made, at a
 // crash.
 func (s *Store) Reconcile(known func(id string) bool) error {
-	names, err := list(s.layers)
-	for _, id := range names {
+	ids, err := s.List()
+	for _, id := range ids {
 		if !known(id) {
 			err = errors.Join(err, s.Remove(id))
 		}
@@ -172,17 +230,40 @@ func (s *Store) Reconcile(known func(id string) bool) error {
 	return err
 }
 
-// Remove gives up the writable layer of a container, if it has one. It costs a rename; the deletion follows in the
-// background. Roots that were prepared with the layer must be closed, and their mounts gone, or they lose their files.
+// Remove gives up the directory of a container, with its layer and all else that is in it. It costs a rename; the deletion
+// follows in the background. Roots that were prepared with the layer must be closed, and their mounts gone, or they lose
+// their files.
 func (s *Store) Remove(id string) error {
+	return s.give(id, func() error { return s.trash.take(s.homes, inHomes(id)) })
+}
+
+// Discard gives up the writable layer of a container and nothing else, likewise.
+func (s *Store) Discard(id string) error {
+	return s.give(id, func() error {
+		dir, err := openat(s.homes, inHomes(id), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+		if err != nil {
+			return err
+		}
+		defer dir.Close()
+		for _, half := range []string{"work", "upper"} { // against the order of their making
+			if e := s.trash.take(dir, half); e != nil && !errors.Is(e, fs.ErrNotExist) {
+				err = errors.Join(err, e)
+			}
+		}
+		return err
+	})
+}
+
+// give does what gives something of a container up. That there is nothing to give up is no error.
+func (s *Store) give(id string, up func() error) error {
 	if err := validID(id); err != nil {
 		return err
 	}
-	err := s.trash.take(s.layers, id)
+	err := up()
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	return &engine.Error{Op: "remove", File: s.layerPath(id), Errno: engine.Errno(err), Err: err}
+	return &engine.Error{Op: "remove", File: filepath.Join(s.state, Home(id)), Errno: engine.Errno(err), Err: err}
 }
 
 // validID keeps an id from being a path: ids come from the engine, which makes them, and from directory names, which a

@@ -18,7 +18,7 @@ import (
 // fill makes a layer by hand and returns its upper directory.
 func fill(t testing.TB, s *Store, id string) string {
 	t.Helper()
-	return makeTree(t, filepath.Join(s.state, "layers", id, "upper"), map[string]string{"a": "x"})
+	return makeTree(t, filepath.Join(s.state, Home(id), "upper"), map[string]string{"a": "x"})
 }
 
 func inDir(t testing.TB, dir string) []string {
@@ -62,8 +62,8 @@ func TestRemoveIsQuick(t *testing.T) {
 	if took := time.Since(begin); took > 50*time.Millisecond {
 		t.Errorf("Remove of 10000 files took %v", took)
 	}
-	if left := inDir(t, s.state+"/layers"); len(left) > 0 {
-		t.Errorf("layers still holds %v", left)
+	if left, err := s.List(); len(left) > 0 || err != nil {
+		t.Errorf("containers still holds %v, %v", left, err)
 	}
 	flushed(t, s)
 	if err := s.Remove("c"); err != nil {
@@ -168,7 +168,7 @@ func TestTrashSurvivesACrash(t *testing.T) {
 		t.Errorf("host still holds %v", left)
 	}
 	fill(t, s, "stuck")
-	mounted(t, makeTree(t, state+"/layers/stuck/upper/mnt", map[string]string{"x/": ""})+"/x", "tmpfs", 0, "")
+	mounted(t, makeTree(t, state+"/"+Home("stuck")+"/upper/mnt", map[string]string{"x/": ""})+"/x", "tmpfs", 0, "")
 	fill(t, s, "free")
 	for _, id := range []string{"stuck", "free"} {
 		if err := s.Remove(id); err != nil {
@@ -200,7 +200,7 @@ func TestCloseInterruptsDeletion(t *testing.T) {
 		t.Fatal(err)
 	}
 	// In one directory, that it is the deletion of one entry which has to be interrupted; links, as they are quickly made.
-	dir := makeTree(t, state+"/layers/c", map[string]string{"0": ""})
+	dir := makeTree(t, state+"/"+Home("c"), map[string]string{"0": ""})
 	one, err := os.Open(dir + "/0")
 	if err != nil {
 		t.Fatal(err)
@@ -237,6 +237,23 @@ func TestCloseInterruptsDeletion(t *testing.T) {
 	s.Close()
 }
 
+// A discarded layer leaves the container's other files alone, and the next one is empty.
+func TestDiscard(t *testing.T) {
+	s, root := newStore(t), testRoot(t, tempDir(t))
+	if err := s.Discard("c"); err != nil {
+		t.Errorf("of a container that is not there: %v", err)
+	}
+	expect(t, prepare(t, s, "c", root, engine.RootOverlay), [][2]string{{"write /mine a", ""}})
+	makeTree(t, filepath.Join(s.state, Home("c")), map[string]string{"record": "r"})
+	if err := s.Discard("c"); err != nil {
+		t.Fatal(err)
+	}
+	if left := inDir(t, filepath.Join(s.state, Home("c"))); !slices.Equal(left, []string{"record"}) {
+		t.Errorf("its directory holds %v, want record", left)
+	}
+	expect(t, prepare(t, s, "c", root, engine.RootOverlay), [][2]string{{"read /mine", "ENOENT"}})
+}
+
 func TestReconcile(t *testing.T) {
 	s := newStore(t)
 	for _, id := range []string{"1", "2", "3"} {
@@ -245,8 +262,8 @@ func TestReconcile(t *testing.T) {
 	if err := s.Reconcile(func(id string) bool { return id == "2" }); err != nil {
 		t.Fatal(err)
 	}
-	if left := inDir(t, s.state+"/layers"); !slices.Equal(left, []string{"2"}) {
-		t.Errorf("layers holds %v, want 2", left)
+	if left, err := s.List(); !slices.Equal(left, []string{"2"}) || err != nil {
+		t.Errorf("containers holds %v, want 2; %v", left, err)
 	}
 	flushed(t, s)
 }
@@ -259,7 +276,7 @@ func TestHalfMadeLayer(t *testing.T) {
 	}
 	for i, half := range []string{"", "/upper"} {
 		id := fmt.Sprint(i)
-		if err := os.MkdirAll(s.state+"/layers/"+id+half, 0o700); err != nil {
+		if err := os.MkdirAll(s.state+"/"+Home(id)+half, 0o700); err != nil {
 			t.Fatal(err)
 		}
 		expect(t, prepare(t, s, id, root, engine.RootOverlay), [][2]string{{"stat /", "40711 0:0"}, {"write /x y", ""}})
@@ -271,7 +288,7 @@ func TestOpenRefusesALinkInItsPlace(t *testing.T) {
 	// The bait is the test's own: were the link followed, what it leads to would be made 0700.
 	bait := makeTree(t, tempDir(t), map[string]string{"file": "x"})
 	before := fingerprint(t, bait)
-	state := makeTree(t, tempDir(t), map[string]string{"layers": "->" + bait})
+	state := makeTree(t, tempDir(t), map[string]string{"containers": "->" + bait})
 	if s, err := Open(state); err == nil {
 		s.Close()
 		t.Error("Open has followed a link")

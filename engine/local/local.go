@@ -192,19 +192,23 @@ func (e *Engine) Create(by engine.Caller, parent engine.Container, name string, 
 	if p != nil {
 		r.Parent = p.id
 	}
-	if err := e.store.create(&r); err != nil {
-		return nil, &engine.Error{Op: "mkdir", File: name, Errno: engine.Errno(err), Err: err}
-	}
 	c := newContainer(e, r)
-	if errno := e.place(c, p); errno != 0 {
-		e.store.remove(c.id)
-		return nil, &engine.Error{Op: "mkdir", File: name, Errno: errno}
+	err := e.roots.MakeHome(r.ID)
+	if err == nil {
+		err = e.store.save(&r)
 	}
+	if err == nil {
+		err = e.place(c, p)
+	}
+	if err != nil {
+		return nil, &engine.Error{Op: "mkdir", File: name, Errno: engine.Errno(err), Err: errors.Join(err, e.roots.Remove(c.id))}
+	}
+	e.store.touch(e.store.path(c.id))
 	return c, nil
 }
 
 // place puts a new container where it belongs, unless the name is taken or the container around it is gone.
-func (e *Engine) place(c, parent *container) syscall.Errno {
+func (e *Engine) place(c, parent *container) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if parent != nil && parent.removed {
@@ -214,7 +218,7 @@ func (e *Engine) place(c, parent *container) syscall.Errno {
 		return syscall.EEXIST
 	}
 	e.adopt(c, parent)
-	return 0
+	return nil
 }
 
 // adopt puts a container into its place. e.mu is held.
@@ -300,23 +304,20 @@ func asContainer(c *container) engine.Container {
 	return c
 }
 
-// discard gives back everything that a container owned. A crash in between is harmless: until the record is unlinked the
-// container is there, without a group, and afterwards what is left belongs to nobody and is found by recovery.
+// discard gives back everything that a container owned. A crash in between is harmless: until its directory is moved away
+// the container is there, without a group.
 func (c *container) discard() error {
 	if err := c.dropGroup(); err != nil {
 		return err
 	}
 	c.saving.Lock()
-	err := c.e.store.remove(c.id)
-	c.unkept = err == nil
-	c.saving.Unlock()
-	if err != nil {
-		return err
+	defer c.saving.Unlock()
+	err := c.e.roots.Remove(c.id)
+	if err == nil {
+		c.unkept = true
+		c.e.store.touch(c.e.store.path(c.id)) // that it is gone
 	}
-	if err := c.e.roots.Remove(c.id); err != nil {
-		c.e.log.Warn("a removed container's layer stays until the next mount", "container", c.id, "err", err)
-	}
-	return nil
+	return err
 }
 
 // Rename implements [engine.Engine].

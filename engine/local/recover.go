@@ -16,10 +16,11 @@ func (e *Engine) recover(account keeper.Account) error {
 	if err := e.loadRootOwner(); err != nil {
 		return err
 	}
-	records, broken, stray, err := e.store.load()
+	ids, err := e.roots.List()
 	if err != nil {
 		return err
 	}
+	records, broken := e.store.load(ids)
 	e.plant(records)
 	if err := e.reopenGroups(); err != nil {
 		return err
@@ -34,11 +35,7 @@ func (e *Engine) recover(account keeper.Account) error {
 	e.removeStrays()
 	known := func(id string) bool { return e.byID[id] != nil || slices.Contains(broken, id) }
 	if err := e.roots.Reconcile(known); err != nil {
-		e.log.Warn("layers that belong to nobody stay", "err", err)
-	}
-	for _, name := range stray {
-		e.log.Info("removing what is left of a container", "file", name)
-		e.store.sweep(name)
+		e.log.Warn("what is left of removed containers stays", "err", err)
 	}
 	return nil
 }

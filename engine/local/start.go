@@ -337,7 +337,7 @@ func (s *starting) undo() {
 		return
 	}
 	// The first start made the layer; the second one may follow with another root.
-	if err := c.e.roots.Remove(c.id); err != nil {
+	if err := c.e.roots.Discard(c.id); err != nil {
 		c.e.log.Warn("a failed start leaves a layer behind", "container", c.id, "err", err)
 	}
 }

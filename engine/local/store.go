@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -18,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrfs/ctrfs/engine"
+	"github.com/ctrfs/ctrfs/overlay"
 )
 
 // storeVersion is the version of the layout below, in the file "version" of the state directory.
@@ -25,17 +25,15 @@ import (
 //	STATE/version            this number
 //	STATE/instance           eight hexadecimal digits that name this instance's cgroups
 //	STATE/root.json          owner of the mount's own directory
-//	STATE/containers/ID      one container's record
-//	STATE/logs/ID            its log; its layers are package overlay's
+//	STATE/containers/I/ID/   one container: record, log, and package overlay's layer; where exactly says overlay.Home
 //
-// A container exists while its record does: making it is the last step of mkdir. The first step of rmdir is to rename it
-// .ID; that and the log are deleted later, many at once. There is no directory for each container, because making one and
-// deleting it take a disk longer than the files in it.
+// A container exists while its record does: making it is the last step of mkdir, and rmdir begins by moving the directory
+// into package overlay's trash, by one rename(2). A directory without a record is what a crash left of either.
 //
 // A record file holds one JSON object a line, and the last whole line counts. A change is one line appended by one write(2):
 // no new file, no rename, a fifth of the cost, and as atomic, since a line that a crash or a full disk cut short is not a
 // whole one. The file is written anew when it has grown long.
-const storeVersion = "2\n"
+const storeVersion = "3\n"
 
 const (
 	recordMax = 64 << 10               // bytes, beyond which a record file is written anew
@@ -63,7 +61,6 @@ type store struct {
 
 	mu    sync.Mutex
 	dirty map[string]bool // paths that are to be synced; guarded by mu
-	gone  []string        // files that are to be deleted; guarded by mu
 	wake  chan struct{}
 	quit  chan struct{}
 	idle  sync.WaitGroup
@@ -72,10 +69,8 @@ type store struct {
 // openStore opens or makes the state directory.
 func openStore(dir string, log *slog.Logger) (*store, error) {
 	s := &store{dir: dir, log: log, dirty: map[string]bool{}, wake: make(chan struct{}, 1), quit: make(chan struct{})}
-	for _, d := range []string{"", "containers", "logs"} {
-		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
-			return nil, err
-		}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
 	}
 	if err := s.checkVersion(); err != nil {
 		return nil, err
@@ -97,8 +92,9 @@ func (s *store) checkVersion() error {
 	return err
 }
 
-func (s *store) recordPath(id string) string { return filepath.Join(s.dir, "containers", id) }
-func (s *store) logPath(id string) string    { return filepath.Join(s.dir, "logs", id) }
+func (s *store) path(id string) string       { return s.dir + "/" + overlay.Home(id) }
+func (s *store) recordPath(id string) string { return s.path(id) + "/record" }
+func (s *store) logPath(id string) string    { return s.path(id) + "/log" }
 
 // instance returns the name of this state directory's cgroups, made once.
 func (s *store) instance(invent func() string) (string, error) {
@@ -184,60 +180,21 @@ func (s *store) write(name string, text []byte) error {
 	return nil
 }
 
-// create makes a container's record.
-func (s *store) create(r *record) error {
-	err := s.save(r)
-	if err != nil {
-		unix.Unlink(s.recordPath(r.ID))
-	}
-	return err
-}
+// fresh ends the name of a file that will take another's place.
+const fresh = ".new"
 
-// remove ends a container, by renaming its record, and has what is left deleted soon.
-func (s *store) remove(id string) error {
-	err := unix.Rename(s.recordPath(id), s.recordPath(gone+id))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	s.mu.Lock()
-	s.gone = append(s.gone, s.recordPath(gone+id), s.logPath(id), s.logPath(id)+fresh)
-	s.mu.Unlock()
-	s.touch(s.recordPath(id)) // its directory, in fact
-	return nil
-}
-
-const (
-	gone  = "."    // begins the name of the record of a container that has been removed
-	fresh = ".new" // ends the name of a file that will take another's place
-)
-
-// sweep deletes what is left of a container without a record. Its layers are package overlay's and are gone already.
-func (s *store) sweep(name string) {
-	if err := unix.Unlink(name); err != nil && err != unix.ENOENT {
-		s.log.Warn("something is left of a removed container; the next mount tries again", "file", name, "err", err)
-	}
-}
-
-// load reads every record. broken are the containers whose record cannot be read: they are left alone. stray are the files
-// of those without one: a creation or a removal that did not end.
-func (s *store) load() (records []*record, broken, stray []string, err error) {
-	entries, err := os.ReadDir(filepath.Join(s.dir, "containers"))
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	known := map[string]bool{}
-	for _, e := range entries {
-		id := e.Name()
+// load reads the records of the containers with these ids. broken are those whose record cannot be read: they are left
+// alone. What has no record is in neither: a creation or a removal that did not end.
+func (s *store) load(ids []string) (records []*record, broken []string) {
+	for _, id := range ids {
 		text, err := os.ReadFile(s.recordPath(id))
-		if strings.HasPrefix(id, gone) || strings.HasSuffix(id, fresh) || err == nil && len(text) == 0 {
-			stray = append(stray, s.recordPath(id))
+		if errors.Is(err, fs.ErrNotExist) || err == nil && len(text) == 0 {
 			continue
 		}
 		var r *record
 		if err == nil {
 			r, err = parseRecord(id, text)
 		}
-		known[id] = true
 		if err != nil {
 			s.log.Error("a container's record cannot be read; it is left alone", "id", id, "err", err)
 			broken = append(broken, id)
@@ -245,13 +202,7 @@ func (s *store) load() (records []*record, broken, stray []string, err error) {
 		}
 		records = append(records, r)
 	}
-	logs, err := os.ReadDir(filepath.Join(s.dir, "logs"))
-	for _, e := range logs {
-		if !known[strings.TrimSuffix(e.Name(), fresh)] {
-			stray = append(stray, s.logPath(e.Name()))
-		}
-	}
-	return records, broken, stray, err
+	return records, broken
 }
 
 // touch has a path synced soon.
@@ -266,7 +217,7 @@ func (s *store) touch(name string) {
 	}
 }
 
-// syncLoop writes to the disk what has changed, and deletes what was removed, at most twice a second.
+// syncLoop writes to the disk what has changed, at most twice a second.
 func (s *store) syncLoop() {
 	for {
 		select {
@@ -285,12 +236,9 @@ func (s *store) syncLoop() {
 
 func (s *store) sync() {
 	s.mu.Lock()
-	dirty, gone := s.dirty, s.gone
-	s.dirty, s.gone = map[string]bool{}, nil
+	dirty := s.dirty
+	s.dirty = map[string]bool{}
 	s.mu.Unlock()
-	for _, name := range gone {
-		s.sweep(name)
-	}
 	for name := range dirty {
 		fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 		if err != nil {

@@ -16,30 +16,33 @@ import (
 
 // Files are the descriptors that a plan needs. They stay the caller's; a program refers to them until it has been sent.
 type Files struct {
-	Tasks []*os.File // cgroup v1 tasks files
-	Into  *os.File   // cgroup v2 directory, or nil
-	Net   *os.File   // a new network namespace with lo up
-	Roots []*os.File // detached mounts, the root first
-	Null  *os.File   // /dev/null, for stdin
-	Log   *os.File   // for stdout and stderr
+	Tasks []*os.File                            // cgroup v1 tasks files
+	Into  *os.File                              // cgroup v2 directory, or nil
+	Net   *os.File                              // a new network namespace with lo up
+	Join  map[specs.LinuxNamespaceType]*os.File // namespaces to enter: those of plan.Join
+	Roots []*os.File                            // detached mounts, the root first
+	Null  *os.File                              // /dev/null, for stdin
+	Log   *os.File                              // for stdout and stderr
 }
 
-// cloneFlags are the namespaces that clone3(2) makes.
+// cloneFlags are the flags of namespaces in clone3(2) and setns(2).
 var cloneFlags = map[specs.LinuxNamespaceType]uint64{
 	specs.PIDNamespace: unix.CLONE_NEWPID, specs.MountNamespace: unix.CLONE_NEWNS, specs.UTSNamespace: unix.CLONE_NEWUTS,
-	specs.IPCNamespace: unix.CLONE_NEWIPC,
+	specs.IPCNamespace: unix.CLONE_NEWIPC, specs.NetworkNamespace: unix.CLONE_NEWNET, specs.UserNamespace: unix.CLONE_NEWUSER,
+	specs.CgroupNamespace: unix.CLONE_NEWCGROUP, specs.TimeNamespace: unix.CLONE_NEWTIME,
 }
 
 // assembler translates steps into calls.
 type assembler struct {
 	Program
-	files   Files
-	devices []arg // the nodes taken from the host, in the order of the plan
+	files    Files
+	devices  []arg          // the nodes taken from the host, in the order of the plan
+	borrowed map[string]arg // the mounts taken from the host, by type
 }
 
 // Assemble translates a plan. It fails with EINVAL when a value cannot be passed to the kernel at all.
 func Assemble(steps []plan.Step, files Files) (*Program, error) {
-	a := &assembler{files: files, Program: Program{calls: make([]call, 0, 512), data: make([]byte, 0, 8<<10)}}
+	a := &assembler{files: files, borrowed: map[string]arg{}, Program: Program{calls: make([]call, 0, 512), data: make([]byte, 0, 8<<10)}}
 	a.into = -1
 	for i, s := range steps {
 		a.step = uint16(i)
@@ -47,7 +50,9 @@ func Assemble(steps []plan.Step, files Files) (*Program, error) {
 		if err := a.add(s); err != nil {
 			return nil, err
 		}
-		if _, lasting := s.(plan.TakeDevices); !lasting {
+		switch s.(type) {
+		case plan.TakeDevices, plan.Borrow:
+		default:
 			a.nextReg = results // what a step got is used within the step
 		}
 	}
@@ -57,10 +62,14 @@ func Assemble(steps []plan.Step, files Files) (*Program, error) {
 // add translates one step. Every kind of step is named here.
 func (a *assembler) add(s plan.Step) error {
 	switch s := s.(type) {
+	case plan.Fork:
+		a.staged = true
+	case plan.Join:
+		a.call(unix.SYS_SETNS, a.file(a.files.Join[s.Type]), num(cloneFlags[s.Type]))
 	case plan.Clone:
-		for _, ns := range s.Namespaces {
-			a.cloneFlags |= cloneFlags[ns]
-		}
+		a.clones(s)
+	case plan.BecomeRoot:
+		a.user(plan.User{})
 	case plan.Guard:
 		a.call(unix.SYS_PRCTL, num(unix.PR_SET_DUMPABLE), num(0))
 		a.call(unix.SYS_KEYCTL, num(unix.KEYCTL_JOIN_SESSION_KEYRING), num(0)).on(syscall.ENOSYS, 0)
@@ -74,6 +83,12 @@ func (a *assembler) add(s plan.Step) error {
 		a.call(unix.SYS_SETHOSTNAME, a.path(s.Name), num(len(s.Name)))
 	case plan.Network:
 		a.call(unix.SYS_SETNS, a.file(a.files.Net), num(unix.CLONE_NEWNET))
+	case plan.TimeNamespace:
+		a.call(unix.SYS_UNSHARE, num(unix.CLONE_NEWTIME))
+	case plan.Borrow:
+		a.borrow(s)
+	case plan.PlaceBorrowed:
+		a.attach(a.borrowed[s.Type], a.target(s.Target, unix.O_DIRECTORY, unix.RESOLVE_NO_SYMLINKS))
 	case plan.Private:
 		a.call(unix.SYS_MOUNT, num(0), a.path("/"), num(0), num(unix.MS_REC|unix.MS_PRIVATE), num(0))
 	case plan.TakeDevices:
@@ -141,6 +156,28 @@ var cwd = arg{number, uint64(unix.AT_FDCWD & (1<<64 - 1))}
 
 // empty is the empty path, for calls that act on a descriptor.
 func (a *assembler) empty() arg { return a.path("") }
+
+// clones makes the child: the only one, or the second.
+func (a *assembler) clones(s plan.Clone) {
+	var flags uint64
+	for _, ns := range s.Namespaces {
+		flags |= cloneFlags[ns]
+	}
+	if !a.staged {
+		a.cloneFlags = flags
+		return
+	}
+	a.again = flags
+	a.call(cloneAgain)
+}
+
+// borrow takes a read-only clone of the host's own mount, with what is mounted below it.
+func (a *assembler) borrow(s plan.Borrow) {
+	tree := a.result(a.call(unix.SYS_OPEN_TREE, cwd, a.path(s.Path), num(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)))
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC | unix.MOUNT_ATTR_NODEV}
+	a.call(unix.SYS_MOUNT_SETATTR, tree, a.empty(), num(unix.AT_EMPTY_PATH|unix.AT_RECURSIVE), structure(&a.Program, &attr), num(unsafe.Sizeof(attr)))
+	a.borrowed[s.Type] = tree
+}
 
 // joinCgroup writes the literal 0, which means the writing task itself. That is the one way into a v1 group that takes no
 // global lock: writing a pid costs an RCU grace period, several milliseconds on an idle machine.

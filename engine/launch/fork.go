@@ -44,12 +44,7 @@ const cloneHow = unix.CLONE_VM | unix.CLONE_VFORK | unix.CLONE_CLEAR_SIGHAND | u
 func (img *Image) fork() syscall.Errno {
 	// The arguments lie in the mapping, not on this stack: a stack may move, and the kernel writes through the addresses.
 	head, first, args := img.head, &img.calls[0], &img.head.clone
-	*args = cloneArgs{flags: head.cloneFlags | cloneHow, exitSignal: uint64(unix.SIGCHLD),
-		pidfd: uint64(uintptr(unsafe.Pointer(&head.pidfd))), parentTID: uint64(uintptr(unsafe.Pointer(&head.pid)))}
-	if head.into >= 0 {
-		args.flags |= unix.CLONE_INTO_CGROUP
-		args.cgroup = uint64(img.fds[head.into])
-	}
+	img.arrange()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var before unix.Sigset_t
@@ -70,7 +65,42 @@ func (img *Image) fork() syscall.Errno {
 	if int(result) < 0 {
 		return syscall.Errno(-int(result))
 	}
+	if head.staged != 0 {
+		// The first child has nothing left but to exit. A parent that waits for all its children may be faster.
+		retry(func() error { _, err := unix.Wait4(int(result), nil, 0, nil); return err })
+	}
 	return 0
+}
+
+// arrange fills in the arguments of the clones. Of two children the second is the one that counts; its pidfd reaches this
+// process because the first shares its table of descriptors, which the second gets a copy of.
+func (img *Image) arrange() {
+	h := img.head
+	child := &h.clone
+	if h.staged != 0 {
+		h.clone = cloneArgs{flags: cloneHow&^unix.CLONE_PIDFD | unix.CLONE_FILES, exitSignal: uint64(unix.SIGCHLD), parentTID: address(&h.first)}
+		child = &h.second
+		// The exit signal of a sibling is that of its maker, and asking for one is an error.
+		*child = cloneArgs{flags: h.again | cloneHow&^unix.CLONE_CLEAR_SIGHAND | unix.CLONE_PARENT}
+	} else {
+		*child = cloneArgs{flags: h.cloneFlags | cloneHow, exitSignal: uint64(unix.SIGCHLD)}
+	}
+	child.pidfd, child.parentTID = address(&h.pidfd), address(&h.pid)
+	if h.into >= 0 {
+		child.flags |= unix.CLONE_INTO_CGROUP
+		child.cgroup = uint64(img.fds[h.into])
+	}
+}
+
+func address[T any](p *T) uint64 { return uint64(uintptr(unsafe.Pointer(p))) }
+
+// retry repeats a call that a signal has interrupted.
+func retry(call func() error) error {
+	for {
+		if err := call(); err != unix.EINTR {
+			return err
+		}
+	}
 }
 
 // byDefault is struct sigaction of the kernel with SIG_DFL. The kernel has taken down the handlers, but a signal that is ignored
@@ -91,12 +121,26 @@ func run(h *header, first *call) {
 		h.at = i
 		c := (*call)(unsafe.Add(unsafe.Pointer(first), uintptr(i)*unsafe.Sizeof(call{})))
 		var errno syscall.Errno
-		if c.nr == failNow {
+		switch c.nr {
+		case failNow:
 			errno = syscall.Errno(h.remembered)
 			if errno == 0 {
 				errno = syscall.Errno(c.args[0])
 			}
-		} else {
+		case cloneAgain:
+			// When the first child comes back from here, the second has used this frame too: only the result can be trusted.
+			result := vfork(&h.second, unsafe.Sizeof(h.second))
+			if int(result) > 0 {
+				for {
+					syscall.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+				}
+			}
+			if result == 0 {
+				i++
+				continue
+			}
+			errno = syscall.Errno(-int(result))
+		default:
 			for k := range c.args {
 				if c.kinds[k] == register {
 					c.args[k] = h.reg[c.args[k]%registers]

@@ -64,7 +64,7 @@ func (img *Image) resolve() error {
 	switch {
 	case h.magic != magic:
 		return bad("magic number: keeper and server are of different versions")
-	case h.calls > maxCalls || h.fds > maxFDs || int(h.fds) != len(img.fds) || h.into >= int32(h.fds) || h.exec >= h.calls:
+	case h.calls > maxCalls || h.fds > maxFDs || int(h.fds) != len(img.fds) || h.into >= int32(h.fds) || h.exec >= h.calls || h.staged > 1:
 		return bad("counts")
 	}
 	callsAt := unsafe.Sizeof(*h)
@@ -166,6 +166,9 @@ func (img *Image) Launch(limit time.Duration) (Child, error) {
 // PID is the pid of the child once there is one, at any time and from any goroutine, and 0 before. The kernel sets it before
 // the child takes its first step, so whoever waits for a pid that nobody knows finds it here.
 func (img *Image) PID() int { return int(atomic.LoadInt32(&img.head.pid)) }
+
+// First is the pid of the first of two children, likewise: it is made on the way to the other, and its exit means nothing.
+func (img *Image) First() int { return int(atomic.LoadInt32(&img.head.first)) }
 
 // step is the step of the plan that the child was at.
 func (img *Image) step() int { return int(img.calls[min(int(img.head.at), len(img.calls)-1)].step) }

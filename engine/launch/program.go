@@ -11,7 +11,14 @@
 // The child is a vfork: it borrows the keeper's memory and one of its threads until it executes its program, so a launch
 // costs the same however large the keeper is. The thread gives its scheduler processor away first, so a child that hangs
 // (a program on a dead file server) holds up nobody else, and it is killed when its time is over. Sharing memory is safe
-// because the child is the first process of a new pid namespace: nobody in the container exists yet who could trace it.
+// because nobody may trace the child: the keeper's memory is not dumpable, and belongs to the host's user namespace, so that
+// no capability in another one counts (ptrace(2), __ptrace_may_access).
+//
+// A child that enters namespaces which exist already, its user namespace among them, is only a step on the way: it enters
+// them and makes another child, with the new namespaces, that is the keeper's too (CLONE_PARENT) and runs the rest:
+//
+//	keeper ── vfork ──► first child: setns(2) … ── vfork, CLONE_PARENT ──► child: …, execve(2)
+//	                    exits when the child has executed
 //
 // A program is a small machine, just enough for a launch:
 //
@@ -42,7 +49,7 @@ import (
 //
 //	header | calls | relocations | data
 const (
-	magic     = 0x31306d7066727463 // "ctrfpm01", little endian
+	magic     = 0x32306d7066727463 // "ctrfpm02", little endian
 	registers = 64
 	maxCalls  = 4096
 	maxFDs    = 64
@@ -52,6 +59,8 @@ const (
 type header struct {
 	magic      uint64
 	cloneFlags uint64
+	again      uint64 // flags of the second clone, where there is one
+	staged     uint64 // 1 when there is
 	calls      uint32
 	relocs     uint32
 	data       uint32
@@ -59,9 +68,12 @@ type header struct {
 	into       int32  // index of the descriptor for CLONE_INTO_CGROUP, or -1
 	exec       uint32 // index of the first execve, for telling a child that died before it
 	// Written by the kernel for the parent.
-	clone cloneArgs
-	pidfd int32
-	pid   int32
+	clone  cloneArgs
+	second cloneArgs
+	pidfd  int32
+	pid    int32
+	first  int32 // pid of the first of two children
+	_      int32
 	// Written by the child.
 	at         uint32 // the call it is at
 	errno      uint32 // the error that ended it
@@ -99,13 +111,18 @@ type rule struct {
 	remember bool   // keep the error for failNow
 }
 
-// failNow is the call that fails with the remembered error, else with its first argument.
-const failNow = math.MaxUint32
+// Calls that are not the kernel's.
+const (
+	failNow    = math.MaxUint32 - iota // fails with the remembered error, else with its first argument
+	cloneAgain                         // makes the second child, which goes on, and exits
+)
 
 // Program is a launch in the making. The zero Program is empty; methods add to it. An argument that cannot be passed (a
 // string with a NUL) is remembered and reported by Encode.
 type Program struct {
 	cloneFlags uint64
+	again      uint64
+	staged     bool
 	calls      []call
 	relocs     []uint32
 	data       []byte
@@ -232,7 +249,7 @@ func (p *Program) Encode() (*os.File, error) {
 	case len(p.calls) > maxCalls || len(p.fds) > maxFDs || len(p.data) > math.MaxInt32:
 		return nil, fmt.Errorf("a launch of %d calls, %d descriptors and %d bytes: %w", len(p.calls), len(p.fds), len(p.data), syscall.E2BIG)
 	}
-	h := header{magic: magic, cloneFlags: p.cloneFlags, calls: uint32(len(p.calls)), relocs: uint32(len(p.relocs)),
+	h := header{magic: magic, cloneFlags: p.cloneFlags, again: p.again, staged: uint64(b2i(p.staged)), calls: uint32(len(p.calls)), relocs: uint32(len(p.relocs)),
 		data: uint32(len(p.data)), fds: uint32(len(p.fds)), into: p.into, exec: p.exec}
 	relocs := p.relocs
 	if len(relocs)%2 != 0 {
@@ -253,6 +270,13 @@ func (p *Program) Encode() (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 func rawBytes[T any](s []T) []byte {

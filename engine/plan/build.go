@@ -16,9 +16,16 @@ type Host struct {
 	Limits     []string   // in words
 	Roots      []Prepared // the prepared mounts, the root itself first
 	Mountpoint string     // an empty directory that only root can reach
-	LastCap    int        // the highest capability that the kernel knows, /proc/sys/kernel/cap_last_cap
-	NoFile     uint64     // the hard RLIMIT_NOFILE that can be given
+	// Joined says of each namespace that is not made anew where it comes from, in words; [OfHost] is the host's own.
+	Joined map[specs.LinuxNamespaceType]string
+	// IDs is the mapping of the new user namespace, in words.
+	IDs     string
+	LastCap int    // the highest capability that the kernel knows, /proc/sys/kernel/cap_last_cap
+	NoFile  uint64 // the hard RLIMIT_NOFILE that can be given
 }
+
+// OfHost in [Host.Joined] says that a namespace is the host's own, which the child is in already.
+const OfHost = "host"
 
 // Prepared describes one mount that exists already and is waiting to be attached.
 type Prepared struct{ Target, Text string }
@@ -38,40 +45,43 @@ func Build(c *engine.Config, h Host) ([]Step, error) {
 	if err != nil {
 		return nil, err
 	}
-	steps := []Step{
-		Clone{cloned(spec.Linux.Namespaces)},
-		Guard{},
-		JoinCgroup{h.Cgroup, h.Limits},
-		CgroupNamespace{},
-		Session{},
-		Hostname{c.EffectiveHostname(h.Name)},
-		Network{},
-		Private{},
-		TakeDevices{deviceNodes},
+	n := namespaces{spec.Linux.Namespaces, h}
+	steps := n.enter()
+	steps = append(steps, Guard{}, JoinCgroup{h.Cgroup, h.Limits})
+	if n.isNew(specs.CgroupNamespace) {
+		steps = append(steps, CgroupNamespace{})
 	}
-	steps = append(steps, files(spec, h)...)
+	steps = append(steps, Session{})
+	if n.isNew(specs.UTSNamespace) {
+		steps = append(steps, Hostname{c.EffectiveHostname(h.Name)})
+	}
+	if n.isNew(specs.NetworkNamespace) {
+		steps = append(steps, Network{})
+	}
+	if n.isNew(specs.TimeNamespace) {
+		steps = append(steps, TimeNamespace{})
+	}
+	steps = append(steps, Private{}, TakeDevices{deviceNodes})
+	steps = append(steps, files(spec, h, n)...)
 	steps = append(steps, rights...)
 	return append(steps, Stdio{}, CloseRest{}, Exec{candidates(spec.Process), spec.Process.Args, spec.Process.Env}), nil
 }
 
-// cloned are the namespaces that clone3(2) makes. The cgroup namespace is not one: its root is the group that its maker is
-// in, and the child joins its group later. Nor is the network namespace, which is made ahead.
-func cloned(all []specs.LinuxNamespace) (out []specs.LinuxNamespaceType) {
-	for _, ns := range all {
-		if ns.Type != specs.CgroupNamespace && ns.Type != specs.NetworkNamespace {
-			out = append(out, ns.Type)
-		}
-	}
-	return out
-}
-
 // files are the steps that make the container's view of files. The new procfs and sysfs come before the old root goes: a
 // kernel that lets a user namespace mount them wants to see that the old ones were visible.
-func files(spec *specs.Spec, h Host) []Step {
-	var early, late []Step
+func files(spec *specs.Spec, h Host, n namespaces) []Step {
+	var steps, early, late []Step
 	for _, m := range spec.Mounts {
 		attr, options := split(m.Options)
 		kernel := m.Type == "proc" || m.Type == "sysfs"
+		if shows, ok := shown[m.Type]; ok && !n.owns(shows) {
+			if hostMounts[m.Type] == "" {
+				continue
+			}
+			steps = append(steps, Borrow{m.Type, hostMounts[m.Type]})
+			early = append(early, PlaceBorrowed{m.Type, path.Clean(m.Destination)})
+			continue
+		}
 		step := Mount{Type: m.Type, Source: m.Source, Target: path.Clean(m.Destination), Attr: attr, Options: options, Strict: kernel}
 		if kernel {
 			early = append(early, step)
@@ -79,7 +89,6 @@ func files(spec *specs.Spec, h Host) []Step {
 			late = append(late, step)
 		}
 	}
-	var steps []Step
 	for i, r := range h.Roots {
 		if i == 0 {
 			steps = append(steps, Root{r.Text, h.Mountpoint})

@@ -17,8 +17,18 @@ type Step interface{ String() string }
 
 // The steps, in the order in which [Build] uses them.
 type (
-	// Clone makes the child, with these namespaces of its own. It is always the first step.
+	// Fork makes a first child, which enters what exists already before [Clone] makes the one that counts. Without it, Clone
+	// is the first step.
+	Fork struct{}
+	// Join enters a namespace that exists already: another container's, or one that somebody pinned to a path.
+	Join struct {
+		Type specs.LinuxNamespaceType
+		Text string // for people: whose it is
+	}
+	// Clone makes the child, with these namespaces of its own.
 	Clone struct{ Namespaces []specs.LinuxNamespaceType }
+	// BecomeRoot makes the child uid 0 of its user namespace, in which it had no id so far.
+	BecomeRoot struct{}
 	// Guard keeps everybody from looking into the child before it executes the program: no dumps, no ptrace, and a session
 	// keyring of its own.
 	Guard struct{}
@@ -35,6 +45,8 @@ type (
 	Hostname struct{ Name string }
 	// Network enters a new network namespace that was made ahead, with lo up in it.
 	Network struct{}
+	// TimeNamespace has the program executed in a time namespace of its own.
+	TimeNamespace struct{}
 	// Private stops mounts from travelling between the child's mount namespace and the host's.
 	Private struct{}
 	// TakeDevices picks up the host's own device nodes while the host's /dev is still in sight.
@@ -57,6 +69,11 @@ type (
 		Options              []string // of the file system
 		Strict               bool     // a symbolic link anywhere in Target is refused
 	}
+	// Borrow picks up the host's own mount of a kernel file system, read-only, where the kernel does not let a user namespace
+	// make one: the namespace that it shows is not the container's own.
+	Borrow struct{ Type, Path string }
+	// PlaceBorrowed attaches it.
+	PlaceBorrowed struct{ Type, Target string }
 	// DropOldRoot detaches the host's tree: from here on nothing of the host can be reached by any path.
 	DropOldRoot struct{}
 	// PlaceDevices binds the nodes of [TakeDevices] into /dev.
@@ -108,12 +125,17 @@ func String(steps []Step) string {
 	return b.String()
 }
 
+func (Fork) String() string   { return "fork, to enter namespaces" }
+func (s Join) String() string { return fmt.Sprintf("enter the %s namespace %s", s.Type, s.Text) }
 func (s Clone) String() string {
 	names := make([]string, len(s.Namespaces))
 	for i, n := range s.Namespaces {
 		names[i] = string(n)
 	}
 	return "clone with new namespaces: " + strings.Join(names, " ")
+}
+func (BecomeRoot) String() string {
+	return "become uid 0 and gid 0 of the user namespace, without other groups"
 }
 func (Guard) String() string {
 	return "guard against ptrace and dumps until exec, join a new session keyring"
@@ -125,10 +147,15 @@ func (CgroupNamespace) String() string { return "unshare the cgroup namespace" }
 func (Session) String() string         { return "start a new session" }
 func (s Hostname) String() string      { return "set hostname " + s.Name }
 func (Network) String() string         { return "enter a new network namespace with lo up" }
-func (Private) String() string         { return "make every mount private" }
-func (s TakeDevices) String() string   { return "take from the host " + strings.Join(s.Paths, " ") }
-func (s Root) String() string          { return "pivot to the root: " + s.Text }
-func (s Attach) String() string        { return "attach " + s.Text + " at " + s.Target }
+func (TimeNamespace) String() string   { return "execute in a new time namespace" }
+func (s Borrow) String() string        { return "take from the host " + s.Path + ", read-only" }
+func (s PlaceBorrowed) String() string {
+	return fmt.Sprintf("bind the host's %s on %s", s.Type, s.Target)
+}
+func (Private) String() string       { return "make every mount private" }
+func (s TakeDevices) String() string { return "take from the host " + strings.Join(s.Paths, " ") }
+func (s Root) String() string        { return "pivot to the root: " + s.Text }
+func (s Attach) String() string      { return "attach " + s.Text + " at " + s.Target }
 func (s Mount) String() string {
 	words := append(attrNames(s.Attr), s.Options...)
 	return fmt.Sprintf("mount %s on %s (%s)", s.Type, s.Target, strings.Join(words, ","))

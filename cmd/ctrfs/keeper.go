@@ -50,7 +50,11 @@ func runKeeper(state, level string) error {
 		return err
 	}
 	socket.Close()
-	k, err := keeper.New(log, state, spawnServer)
+	claims, err := os.OpenFile(keeper.ClaimsFile, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	k, err := keeper.New(log, state, claims, spawnServer)
 	if err != nil {
 		return err
 	}

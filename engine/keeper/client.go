@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"sync"
 	"syscall"
@@ -32,14 +33,14 @@ type Client struct {
 	link *link
 
 	mu      sync.Mutex
-	seq     uint32                // guarded by mu
-	waiting map[uint32]*launching // guarded by mu; nil once the keeper is gone
+	seq     uint32              // guarded by mu
+	waiting map[uint32]*request // guarded by mu; nil once the keeper is gone
 	gone    chan struct{}
 }
 
-// launching is a Start that waits for its answer.
-type launching struct {
-	begun  func(Running)
+// request is what waits for its answer. took gets the descriptors that come with a good one, from the goroutine that reads.
+type request struct {
+	took   func(m *message, fds []int)
 	answer chan message
 }
 
@@ -47,6 +48,7 @@ type launching struct {
 type Account struct {
 	Running []Running
 	Exits   []Exit
+	Claims  *os.File // the file of claims, see [ClaimsFile]; the receiver's to close
 }
 
 // Dial takes over the socket that the keeper gave to the server. What happens after the account waits for [Client.Serve].
@@ -56,7 +58,7 @@ func Dial(socket *os.File) (*Client, Account, error) {
 	if err != nil {
 		return nil, a, err
 	}
-	c := &Client{link: l, waiting: map[uint32]*launching{}, gone: make(chan struct{})}
+	c := &Client{link: l, waiting: map[uint32]*request{}, gone: make(chan struct{})}
 	for {
 		var m message
 		_, fds, err := l.receive(&m)
@@ -70,6 +72,10 @@ func Dial(socket *os.File) (*Client, Account, error) {
 		case kindExit:
 			a.Exits = append(a.Exits, exitOf(&m))
 		case kindListed:
+			if a.Claims = fileOf(fds); a.Claims == nil {
+				l.close()
+				return nil, a, fmt.Errorf("the keeper has no file of claims: %w", syscall.EBADMSG)
+			}
 			return c, a, nil
 		}
 	}
@@ -110,14 +116,14 @@ func (c *Client) Serve(exited func(Exit)) {
 		switch m.Kind {
 		case kindExit:
 			exited(exitOf(&m))
-		case kindStarted:
+		case kindStarted, kindNamespacesMade:
 			c.mu.Lock()
 			w, ok := c.waiting[m.Seq]
 			delete(c.waiting, m.Seq)
 			c.mu.Unlock()
 			if ok {
 				if m.Errno == 0 {
-					w.begun(runningOf(&m, fds))
+					w.took(&m, fds)
 					fds = nil
 				}
 				w.answer <- m
@@ -139,20 +145,45 @@ func (c *Client) Start(id string, program *launch.Program, begun func(Running)) 
 		return err
 	}
 	defer image.Close()
-	w := &launching{begun, make(chan message, 1)}
+	took := func(m *message, fds []int) { begun(runningOf(m, fds)) }
+	return c.ask(message{Kind: kindStart, ID: idBytes(id)}, "", append([]*os.File{image}, program.Files()...), took)
+}
+
+// Namespaces has the keeper make a user namespace with these mappings, in the format of /proc/PID/uid_map, and a network
+// namespace that it owns. Errors: as [launch.Namespaces], and E2BIG for mappings of more than some hundred lines.
+func (c *Client) Namespaces(uidMap, gidMap string) (user, net *os.File, err error) {
+	text := uidMap + "\x00" + gidMap
+	if len(text) > maxText {
+		return nil, nil, fmt.Errorf("mappings of %d bytes: %w", len(text), syscall.E2BIG)
+	}
+	err = c.ask(message{Kind: kindNamespaces}, text, nil, func(_ *message, fds []int) {
+		if len(fds) == 2 {
+			user, net = os.NewFile(uintptr(fds[0]), "user"), os.NewFile(uintptr(fds[1]), "net")
+			return
+		}
+		closeAll(fds)
+	})
+	if err == nil && user == nil {
+		err = fmt.Errorf("an answer without namespaces: %w", syscall.EBADMSG)
+	}
+	return user, net, err
+}
+
+// ask sends a request and waits for its answer.
+func (c *Client) ask(m message, text string, files []*os.File, took func(*message, []int)) error {
+	w := &request{took, make(chan message, 1)}
 	c.mu.Lock()
 	if c.waiting == nil {
 		c.mu.Unlock()
 		return errKeeperGone
 	}
 	c.seq++
-	seq := c.seq
-	c.waiting[seq] = w
+	m.Seq = c.seq
+	c.waiting[m.Seq] = w
 	c.mu.Unlock()
-	m := message{Kind: kindStart, Seq: seq, ID: idBytes(id)}
-	if err := c.link.send(&m, "", append([]*os.File{image}, program.Files()...)); err != nil {
+	if err := c.link.send(&m, text, files); err != nil {
 		c.mu.Lock()
-		delete(c.waiting, seq)
+		delete(c.waiting, m.Seq)
 		c.mu.Unlock()
 		return err
 	}

@@ -11,13 +11,15 @@
 //	server                                   keeper
 //	                 ◄── kindRunning, pidfd ──      for each container that lives     ┐
 //	                 ◄── kindExit ────────────      for each exit not acknowledged    │ once, at the beginning
-//	                 ◄── kindListed ──────────                                        ┘
+//	                 ◄── kindListed, claims ──      the file of claims, see [Claims]          ┘
 //	kindReady ────────►                             the mount answers
 //	kindFailed ───────►                             it never will; text says why
 //	kindStart ────────►                             program, descriptors
 //	                 ◄── kindStarted, pidfd ──      executed; or errno and step
 //	                 ◄── kindExit ────────────      PID 1 is gone and the journal says so
 //	kindAck ──────────►                             the server has recorded that exit
+//	kindNamespaces ───►                             text: the mappings of ids, of users and of groups
+//	                 ◄── kindNamespacesMade ──      a user namespace, and a network namespace that it owns
 //
 // The command line speaks to the keeper over a unix socket in the run directory, one line each way ([Request]).
 //

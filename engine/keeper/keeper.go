@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -25,6 +26,7 @@ type Keeper struct {
 	log     *slog.Logger
 	journal *journal
 	spawn   func(server *os.File, r Request) (pid int, err error)
+	claims  *os.File // what containers hold on this machine, whoever serves them
 
 	mu         sync.Mutex
 	children   map[int]*child      // by pid; guarded by mu
@@ -74,13 +76,14 @@ func (s *server) settle(err error) {
 	}
 }
 
-// New makes a keeper whose journal is in state. spawn starts a server that speaks through the given socket.
-func New(log *slog.Logger, state string, spawn func(*os.File, Request) (int, error)) (*Keeper, error) {
+// New makes a keeper whose journal is in state. claims is the open [ClaimsFile]. spawn starts a server that speaks through
+// the given socket.
+func New(log *slog.Logger, state string, claims *os.File, spawn func(*os.File, Request) (int, error)) (*Keeper, error) {
 	j, exits, err := openJournal(state)
 	if err != nil {
 		return nil, err
 	}
-	k := &Keeper{log: log, journal: j, spawn: spawn, children: map[int]*child{}, launching: map[*child]bool{}, exits: map[exitKey]message{},
+	k := &Keeper{log: log, journal: j, spawn: spawn, claims: claims, children: map[int]*child{}, launching: map[*child]bool{}, exits: map[exitKey]message{},
 		done: make(chan struct{}), wake: make(chan struct{}, 1)}
 	for _, m := range exits {
 		k.exits[exitKey{m.ID, m.Started}] = m
@@ -257,7 +260,10 @@ func (k *Keeper) startServer(r Request) (*server, error) {
 	for _, m := range k.exits {
 		s.out.put(m)
 	}
-	s.out.put(message{Kind: kindListed})
+	if err := k.lendClaims(s); err != nil {
+		k.log.Error("a server gets no file of claims", "err", err) // it will say so, and end
+		s.out.put(message{Kind: kindListed})
+	}
 	k.woken()
 	go k.serve(s)
 	return s, nil
@@ -271,6 +277,20 @@ func (k *Keeper) announce(s *server, c *child) {
 		return
 	}
 	s.out.put(message{Kind: kindRunning, ID: c.id, PID: int32(c.pid), Started: c.started.UnixNano()}, pidfd)
+}
+
+// ClaimsFile is where all the ctrfs of a machine agree on who has which ids: a container holds its range by a lock on one
+// byte, F_OFD_SETLK of fcntl(2). The lock belongs to the open file, which the keeper has and lends to each server, so that
+// ranges stay held while a server is restarted, and are free when the keeper has gone.
+const ClaimsFile = "/run/ctrfs.claims"
+
+// lendClaims ends the account with the file of claims.
+func (k *Keeper) lendClaims(s *server) error {
+	claims, err := dup(k.claims)
+	if err == nil {
+		s.out.put(message{Kind: kindListed}, claims)
+	}
+	return err
 }
 
 func dup(f *os.File) (*os.File, error) {
@@ -296,6 +316,8 @@ func (k *Keeper) serve(s *server) {
 		case kindStart:
 			go k.start(s, m, fds)
 			continue
+		case kindNamespaces:
+			go k.namespaces(s, m, text)
 		case kindReady:
 			k.mu.Lock()
 			s.ready = true
@@ -351,6 +373,23 @@ func (k *Keeper) start(s *server, m message, fds []int) {
 	if c.exited != nil {
 		k.record(c, *c.exited)
 	}
+}
+
+// namespaces makes a pair of namespaces for the server.
+func (k *Keeper) namespaces(s *server, m message, text string) {
+	reply := message{Kind: kindNamespacesMade, Seq: m.Seq, Step: -1}
+	uidMap, gidMap, _ := strings.Cut(text, "\x00")
+	user, net, err := launch.Namespaces(uidMap, gidMap)
+	if err != nil {
+		no, ok := errors.AsType[syscall.Errno](err)
+		if !ok {
+			no = syscall.EIO
+		}
+		reply.Errno = uint32(no)
+		s.out.put(reply)
+		return
+	}
+	s.out.put(reply, user, net)
 }
 
 // launch forks the child and waits until it has executed its program. A child that failed has been waited for when launch

@@ -162,7 +162,11 @@ func TestKeeperOutlivesServers(t *testing.T) {
 		servers <- pid
 		return pid, err
 	}
-	k, err := New(slog.New(slog.DiscardHandler), state, spawn)
+	claims, err := os.Create(filepath.Join(t.TempDir(), "claims"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := New(slog.New(slog.DiscardHandler), state, claims, spawn)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,8 @@ const (
 	kindStart
 	kindStarted
 	kindAck
+	kindNamespaces
+	kindNamespacesMade
 )
 
 // idSize bounds the length of a container's id in a message.

@@ -36,7 +36,10 @@ func Namespaces(uidMap, gidMap string) (user, net *os.File, err error) {
 	}
 	ended := make(chan error, 1)
 	go func() {
-		_, err := img.Launch(namespacesLimit)
+		child, err := img.Launch(namespacesLimit)
+		if child.PidFD >= 0 {
+			unix.Close(child.PidFD)
+		}
 		readyEnd.Close() // nobody holds the other copy any more: a reader that still waits is told
 		ended <- err
 	}()

@@ -15,5 +15,6 @@ require (
 
 require (
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
+	github.com/moby/sys/user v0.5.0 // indirect
 	github.com/spf13/pflag v1.0.9 // indirect
 )

@@ -48,12 +48,13 @@ type request struct {
 type Account struct {
 	Running []Running
 	Exits   []Exit
-	Claims  *os.File // the file of claims, see [ClaimsFile]; the receiver's to close
+	Pinned  map[string][]*os.File // by container, as [Client.Pin] got them
+	Claims  *os.File              // the file of claims, see [ClaimsFile]; the receiver's to close
 }
 
 // Dial takes over the socket that the keeper gave to the server. What happens after the account waits for [Client.Serve].
 func Dial(socket *os.File) (*Client, Account, error) {
-	var a Account
+	a := Account{Pinned: map[string][]*os.File{}}
 	l, err := newLink(socket)
 	if err != nil {
 		return nil, a, err
@@ -71,6 +72,8 @@ func Dial(socket *os.File) (*Client, Account, error) {
 			a.Running = append(a.Running, runningOf(&m, fds))
 		case kindExit:
 			a.Exits = append(a.Exits, exitOf(&m))
+		case kindPinned:
+			a.Pinned[m.id()] = filesOf(fds)
 		case kindListed:
 			if a.Claims = fileOf(fds); a.Claims == nil {
 				l.close()
@@ -116,7 +119,7 @@ func (c *Client) Serve(exited func(Exit)) {
 		switch m.Kind {
 		case kindExit:
 			exited(exitOf(&m))
-		case kindStarted, kindNamespacesMade:
+		case kindStarted, kindNamespacesMade, kindPerformed:
 			c.mu.Lock()
 			w, ok := c.waiting[m.Seq]
 			delete(c.waiting, m.Seq)
@@ -149,24 +152,48 @@ func (c *Client) Start(id string, program *launch.Program, begun func(Running)) 
 	return c.ask(message{Kind: kindStart, ID: idBytes(id)}, "", append([]*os.File{image}, program.Files()...), took)
 }
 
-// Namespaces has the keeper make a user namespace with these mappings, in the format of /proc/PID/uid_map, and a network
-// namespace that it owns. Errors: as [launch.Namespaces], and E2BIG for mappings of more than some hundred lines.
-func (c *Client) Namespaces(uidMap, gidMap string) (user, net *os.File, err error) {
+// Namespaces has the keeper make n namespaces, see [launch.Namespaces]. Errors: the same, and E2BIG for mappings of more than
+// some hundred lines.
+func (c *Client) Namespaces(n int, uidMap, gidMap string) (made []*os.File, err error) {
 	text := uidMap + "\x00" + gidMap
 	if len(text) > maxText {
-		return nil, nil, fmt.Errorf("mappings of %d bytes: %w", len(text), syscall.E2BIG)
+		return nil, fmt.Errorf("mappings of %d bytes: %w", len(text), syscall.E2BIG)
 	}
-	err = c.ask(message{Kind: kindNamespaces}, text, nil, func(_ *message, fds []int) {
-		if len(fds) == 2 {
-			user, net = os.NewFile(uintptr(fds[0]), "user"), os.NewFile(uintptr(fds[1]), "net")
-			return
-		}
-		closeAll(fds)
-	})
-	if err == nil && user == nil {
-		err = fmt.Errorf("an answer without namespaces: %w", syscall.EBADMSG)
+	err = c.ask(message{Kind: kindNamespaces, Status: uint32(n)}, text, nil, func(_ *message, fds []int) { made = filesOf(fds) })
+	if err == nil && len(made) != n {
+		closeFiles(made)
+		return nil, fmt.Errorf("an answer with %d namespaces: %w", len(made), syscall.EBADMSG)
 	}
-	return user, net, err
+	return made, err
+}
+
+// Perform has the keeper run a program that executes nothing. Errors: as [Client.Start].
+func (c *Client) Perform(program *launch.Program) error {
+	image, err := program.Encode()
+	if err != nil {
+		return err
+	}
+	defer image.Close()
+	return c.ask(message{Kind: kindPerform}, "", append([]*os.File{image}, program.Files()...), func(_ *message, fds []int) { closeAll(fds) })
+}
+
+// Pin has the keeper hold namespaces of a container, in place of those that it held before: they last until [Client.Unpin],
+// or until there is neither a server nor a container. The files stay the caller's.
+func (c *Client) Pin(id string, files []*os.File) error {
+	return c.link.send(&message{Kind: kindPin, ID: idBytes(id)}, "", files)
+}
+
+// Unpin lets go of them.
+func (c *Client) Unpin(id string) error {
+	return c.link.send(&message{Kind: kindUnpin, ID: idBytes(id)}, "", nil)
+}
+
+func filesOf(fds []int) []*os.File {
+	files := make([]*os.File, len(fds))
+	for i, fd := range fds {
+		files[i] = os.NewFile(uintptr(fd), "namespace")
+	}
+	return files
 }
 
 // ask sends a request and waits for its answer.

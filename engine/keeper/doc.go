@@ -11,6 +11,7 @@
 //	server                                   keeper
 //	                 ◄── kindRunning, pidfd ──      for each container that lives     ┐
 //	                 ◄── kindExit ────────────      for each exit not acknowledged    │ once, at the beginning
+//	                 ◄── kindPinned, files ───      for each container with pins      │
 //	                 ◄── kindListed, claims ──      the file of claims, see [Claims]          ┘
 //	kindReady ────────►                             the mount answers
 //	kindFailed ───────►                             it never will; text says why
@@ -19,7 +20,11 @@
 //	                 ◄── kindExit ────────────      PID 1 is gone and the journal says so
 //	kindAck ──────────►                             the server has recorded that exit
 //	kindNamespaces ───►                             text: the mappings of ids, of users and of groups
-//	                 ◄── kindNamespacesMade ──      a user namespace, and a network namespace that it owns
+//	                 ◄── kindNamespacesMade ──      a user namespace, and others that it owns
+//	kindPin, files ───►                             namespaces that outlive the processes in them
+//	kindUnpin ────────►                             no longer
+//	kindPerform ──────►                             a program that executes nothing, descriptors
+//	                 ◄── kindPerformed ───────      done; or errno and step
 //
 // The command line speaks to the keeper over a unix socket in the run directory, one line each way ([Request]).
 //

@@ -29,15 +29,16 @@ type Keeper struct {
 	claims  *os.File // what containers hold on this machine, whoever serves them
 
 	mu         sync.Mutex
-	children   map[int]*child      // by pid; guarded by mu
-	launching  map[*child]bool     // on their way to their program; guarded by mu
-	exits      map[exitKey]message // journalled and not acknowledged; guarded by mu
-	server     *server             // nil while none runs; guarded by mu
-	restarting bool                // a server died and its successor is on its way; guarded by mu
-	ending     bool                // nobody wants a server any more; guarded by mu
-	last       Request             // how the server was last asked for; guarded by mu
-	done       chan struct{}       // closed when there is nothing left to keep
-	wake       chan struct{}       // a child was made: the reaper has something to wait for
+	children   map[int]*child              // by pid; guarded by mu
+	launching  map[*child]bool             // on their way to their program; guarded by mu
+	exits      map[exitKey]message         // journalled and not acknowledged; guarded by mu
+	pins       map[[idSize]byte][]*os.File // namespaces held for a container; guarded by mu
+	server     *server                     // nil while none runs; guarded by mu
+	restarting bool                        // a server died and its successor is on its way; guarded by mu
+	ending     bool                        // nobody wants a server any more; guarded by mu
+	last       Request                     // how the server was last asked for; guarded by mu
+	done       chan struct{}               // closed when there is nothing left to keep
+	wake       chan struct{}               // a child was made: the reaper has something to wait for
 }
 
 // exitKey tells one exit of a container from the next.
@@ -84,6 +85,7 @@ func New(log *slog.Logger, state string, claims *os.File, spawn func(*os.File, R
 		return nil, err
 	}
 	k := &Keeper{log: log, journal: j, spawn: spawn, claims: claims, children: map[int]*child{}, launching: map[*child]bool{}, exits: map[exitKey]message{},
+		pins: map[[idSize]byte][]*os.File{},
 		done: make(chan struct{}), wake: make(chan struct{}, 1)}
 	for _, m := range exits {
 		k.exits[exitKey{m.ID, m.Started}] = m
@@ -260,6 +262,9 @@ func (k *Keeper) startServer(r Request) (*server, error) {
 	for _, m := range k.exits {
 		s.out.put(m)
 	}
+	for id, files := range k.pins {
+		k.lendPins(s, id, files)
+	}
 	if err := k.lendClaims(s); err != nil {
 		k.log.Error("a server gets no file of claims", "err", err) // it will say so, and end
 		s.out.put(message{Kind: kindListed})
@@ -318,6 +323,14 @@ func (k *Keeper) serve(s *server) {
 			continue
 		case kindNamespaces:
 			go k.namespaces(s, m, text)
+		case kindPerform:
+			go k.runInside(s, m, fds)
+			continue
+		case kindPin:
+			k.pin(m, filesOf(fds))
+			continue
+		case kindUnpin:
+			k.pin(m, nil)
 		case kindReady:
 			k.mu.Lock()
 			s.ready = true
@@ -348,13 +361,7 @@ func (k *Keeper) start(s *server, m message, fds []int) {
 	reply := message{Kind: kindStarted, Seq: m.Seq, ID: m.ID}
 	c, err := k.launch(m, fds)
 	if err != nil {
-		var f *launch.Failure
-		reply.Step, reply.Errno = -1, uint32(syscall.EIO)
-		if errors.As(err, &f) {
-			reply.Step, reply.Errno = int32(f.Step), uint32(f.Errno)
-		} else if no, ok := errors.AsType[syscall.Errno](err); ok {
-			reply.Errno = uint32(no)
-		}
+		reply.fail(err)
 		s.out.put(reply)
 		return
 	}
@@ -377,19 +384,60 @@ func (k *Keeper) start(s *server, m message, fds []int) {
 
 // namespaces makes a pair of namespaces for the server.
 func (k *Keeper) namespaces(s *server, m message, text string) {
-	reply := message{Kind: kindNamespacesMade, Seq: m.Seq, Step: -1}
+	reply := message{Kind: kindNamespacesMade, Seq: m.Seq}
 	uidMap, gidMap, _ := strings.Cut(text, "\x00")
-	user, net, err := launch.Namespaces(uidMap, gidMap)
+	made, err := launch.Namespaces(min(int(m.Status), len(launch.Kinds)), uidMap, gidMap)
 	if err != nil {
-		no, ok := errors.AsType[syscall.Errno](err)
-		if !ok {
-			no = syscall.EIO
-		}
-		reply.Errno = uint32(no)
+		reply.fail(err)
+		reply.Step = -1 // of a program that the server does not know
 		s.out.put(reply)
 		return
 	}
-	s.out.put(reply, user, net)
+	s.out.put(reply, made...)
+}
+
+// runInside runs a program that executes nothing.
+func (k *Keeper) runInside(s *server, m message, fds []int) {
+	defer closeAll(fds)
+	reply := message{Kind: kindPerformed, Seq: m.Seq}
+	err := error(syscall.EINVAL)
+	if len(fds) > 0 {
+		var img *launch.Image
+		if img, err = launch.Map(fds[0], fds[1:]); err == nil {
+			err = img.Perform(launchLimit)
+			img.Close()
+		}
+	}
+	if err != nil {
+		reply.fail(err)
+	}
+	s.out.put(reply)
+}
+
+// pin holds files for a container in place of what was held before.
+func (k *Keeper) pin(m message, files []*os.File) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	closeFiles(k.pins[m.ID])
+	delete(k.pins, m.ID)
+	if len(files) > 0 {
+		k.pins[m.ID] = files
+	}
+}
+
+// lendPins tells a server what is held for a container. k.mu is held.
+func (k *Keeper) lendPins(s *server, id [idSize]byte, files []*os.File) {
+	var lent []*os.File
+	for _, f := range files {
+		d, err := dup(f)
+		if err != nil {
+			k.log.Error("no descriptor for a pinned namespace", "err", err)
+			closeFiles(lent)
+			return
+		}
+		lent = append(lent, d)
+	}
+	s.out.put(message{Kind: kindPinned, ID: id}, lent...)
 }
 
 // launch forks the child and waits until it has executed its program. A child that failed has been waited for when launch

@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ctrfs/ctrfs/engine/launch"
 )
 
 // kind says what a message means.
@@ -27,6 +29,11 @@ const (
 	kindAck
 	kindNamespaces
 	kindNamespacesMade
+	kindPin
+	kindUnpin
+	kindPinned
+	kindPerform
+	kindPerformed
 )
 
 // idSize bounds the length of a container's id in a message.
@@ -38,7 +45,7 @@ type message struct {
 	Seq      uint32 // matches kindStarted to kindStart
 	ID       [idSize]byte
 	PID      int32
-	Status   uint32 // wait status
+	Status   uint32 // wait status; how many namespaces are wanted
 	Errno    uint32
 	Step     int32
 	Started  int64 // nanoseconds since 1970
@@ -65,6 +72,16 @@ func (m *message) id() string {
 		n++
 	}
 	return string(m.ID[:n])
+}
+
+// fail puts an error into an answer.
+func (m *message) fail(err error) {
+	m.Step, m.Errno = -1, uint32(syscall.EIO)
+	if f, ok := errors.AsType[*launch.Failure](err); ok {
+		m.Step, m.Errno = int32(f.Step), uint32(f.Errno)
+	} else if no, ok := errors.AsType[syscall.Errno](err); ok {
+		m.Errno = uint32(no)
+	}
 }
 
 // link is one end of the socket pair.

@@ -16,13 +16,14 @@ import (
 
 // Files are the descriptors that a plan needs. They stay the caller's; a program refers to them until it has been sent.
 type Files struct {
-	Tasks []*os.File                            // cgroup v1 tasks files
-	Into  *os.File                              // cgroup v2 directory, or nil
-	Net   *os.File                              // a new network namespace with lo up
-	Join  map[specs.LinuxNamespaceType]*os.File // namespaces to enter: those of plan.Join
-	Roots []*os.File                            // detached mounts, the root first
-	Null  *os.File                              // /dev/null, for stdin
-	Log   *os.File                              // for stdout and stderr
+	Tasks  []*os.File                            // cgroup v1 tasks files
+	Into   *os.File                              // cgroup v2 directory, or nil
+	Net    *os.File                              // a new network namespace with lo up
+	Join   map[specs.LinuxNamespaceType]*os.File // namespaces to enter: those of plan.Join
+	Roots  []*os.File                            // detached mounts, the root first
+	Mounts *os.File                              // the mount namespace to enter: that of plan.EnterMounts
+	Null   *os.File                              // /dev/null, for stdin
+	Log    *os.File                              // for stdout and stderr
 }
 
 // cloneFlags are the flags of namespaces in clone3(2) and setns(2).
@@ -62,6 +63,12 @@ func Assemble(steps []plan.Step, files Files) (*Program, error) {
 // add translates one step. Every kind of step is named here.
 func (a *assembler) add(s plan.Step) error {
 	switch s := s.(type) {
+	case plan.EnterMounts:
+		a.call(unix.SYS_SETNS, a.file(a.files.Mounts), num(unix.CLONE_NEWNS))
+	case plan.Detach:
+		a.call(unix.SYS_UMOUNT2, a.path(s.Target), num(unix.UMOUNT_NOFOLLOW))
+	case plan.Leave:
+		a.leave()
 	case plan.Fork:
 		a.staged = true
 	case plan.Join:

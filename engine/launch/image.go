@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -161,6 +162,25 @@ func (img *Image) Launch(limit time.Duration) (Child, error) {
 		return child, &Failure{Step: img.step(), Errno: syscall.ETIMEDOUT}
 	}
 	return child, &Failure{Step: img.step(), Errno: syscall.ECHILD} // killed on the way
+}
+
+// left is how a child says that all went well which was not to execute anything.
+const left = syscall.ECANCELED
+
+// Perform runs a program that ends without executing anything, and has waited for its child when it returns. The error is as
+// of [Image.Launch].
+func (img *Image) Perform(limit time.Duration) error {
+	child, err := img.Launch(limit)
+	if child.PidFD >= 0 {
+		unix.Close(child.PidFD)
+	}
+	if child.PID != 0 { // a parent that waits for all its children may be faster
+		retry(func() error { _, err := unix.Wait4(child.PID, nil, 0, nil); return err })
+	}
+	if f, ok := errors.AsType[*Failure](err); ok && f.Errno == left {
+		return nil
+	}
+	return err
 }
 
 // PID is the pid of the child once there is one, at any time and from any goroutine, and 0 before. The kernel sets it before

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,51 +13,49 @@ import (
 // namespacesLimit bounds the making of namespaces, which takes half a millisecond, and more while the kernel tears down many.
 const namespacesLimit = 10 * time.Second
 
-// Namespaces makes a user namespace with these mappings, in the format of /proc/PID/uid_map, and a network namespace that it
-// owns, with lo up. A process can map ids for another one only, so a child lives in them until they are mapped and opened;
-// it shares this process's memory and is none that anybody else sees. Both files are close-on-exec. Errors: EPERM and EINVAL
-// (the mappings), ENOSPC (the limit on namespaces), ENOMEM.
-func Namespaces(uidMap, gidMap string) (user, net *os.File, err error) {
+// Kinds are the namespaces that [Namespaces] can make, by their names in /proc/PID/ns and in this order.
+var Kinds = []struct {
+	Name string
+	Flag uint64 // CLONE_NEW*
+}{{"user", unix.CLONE_NEWUSER}, {"net", unix.CLONE_NEWNET}, {"ipc", unix.CLONE_NEWIPC}, {"uts", unix.CLONE_NEWUTS}}
+
+// Namespaces makes the first n of [Kinds]: a user namespace with these mappings, in the format of /proc/PID/uid_map, and
+// others that it owns, the network with lo up. A process can map ids for another one only, so a child lives in them until
+// they are mapped and opened; it shares this process's memory and is none that anybody else sees. The files are
+// close-on-exec. Errors: EPERM and EINVAL (the mappings), ENOSPC (the limit on namespaces), ENOMEM.
+func Namespaces(n int, uidMap, gidMap string) (made []*os.File, err error) {
 	ready, readyEnd, err := os.Pipe()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer ready.Close()
 	goOn, goOnEnd, err := os.Pipe()
 	if err != nil {
 		readyEnd.Close()
-		return nil, nil, err
+		return nil, err
 	}
 	defer goOn.Close()
-	img, err := dweller(readyEnd, goOn)
+	img, err := dweller(n, readyEnd, goOn)
 	if err != nil {
-		return nil, nil, errors.Join(err, readyEnd.Close(), goOnEnd.Close())
+		return nil, errors.Join(err, readyEnd.Close(), goOnEnd.Close())
 	}
 	ended := make(chan error, 1)
 	go func() {
-		child, err := img.Launch(namespacesLimit)
-		if child.PidFD >= 0 {
-			unix.Close(child.PidFD)
-		}
+		err := img.Perform(namespacesLimit)
 		readyEnd.Close() // nobody holds the other copy any more: a reader that still waits is told
 		ended <- err
 	}()
 	if _, err = io.ReadFull(ready, make([]byte, 1)); err == nil {
-		user, net, err = adopt(img.PID(), uidMap, gidMap)
+		made, err = adopt(n, img.PID(), uidMap, gidMap)
 	}
 	goOnEnd.Write(make([]byte, 1)) // closing it would not do: the child has a copy of both ends
 	goOnEnd.Close()
-	died := <-ended
-	retry(func() error { _, err := unix.Wait4(img.PID(), nil, 0, nil); return err }) // unless somebody was faster
-	if f, ok := errors.AsType[*Failure](died); !ok || f.Errno != left {
+	if died := <-ended; died != nil {
 		err = fmt.Errorf("make namespaces: %w", died)
 	}
 	img.Close()
-	return user, net, err
+	return made, err
 }
-
-// left is how the child says that all went well: it was not to execute anything.
-const left = syscall.ECANCELED
 
 // ifreq is struct ifreq, netdevice(7), as far as flags need it.
 type ifreq struct {
@@ -68,8 +65,11 @@ type ifreq struct {
 }
 
 // dweller is the program of that child: it brings up lo, says so, and stays until it is told that it may go.
-func dweller(ready, goOn *os.File) (*Image, error) {
-	p := Program{cloneFlags: unix.CLONE_NEWUSER | unix.CLONE_NEWNET, into: -1}
+func dweller(n int, ready, goOn *os.File) (*Image, error) {
+	p := Program{into: -1}
+	for _, k := range Kinds[:n] {
+		p.cloneFlags |= k.Flag
+	}
 	up := ifreq{flags: unix.IFF_UP}
 	copy(up.name[:], "lo")
 	socket := p.result(p.call(unix.SYS_SOCKET, num(unix.AF_INET), num(unix.SOCK_DGRAM|unix.SOCK_CLOEXEC), num(0)))
@@ -77,8 +77,7 @@ func dweller(ready, goOn *os.File) (*Image, error) {
 	byte1 := p.bytes(make([]byte, 1))
 	p.call(unix.SYS_WRITE, p.file(ready), byte1, num(1))
 	p.call(unix.SYS_READ, p.file(goOn), byte1, num(1))
-	p.exec = uint32(len(p.calls))
-	p.call(failNow, num(int(left)))
+	p.leave()
 	text, err := p.Encode()
 	if err != nil {
 		return nil, err
@@ -91,20 +90,23 @@ func dweller(ready, goOn *os.File) (*Image, error) {
 	return Map(int(text.Fd()), fds)
 }
 
-// adopt maps the ids of a process's user namespace and opens that and the network namespace.
-func adopt(pid int, uidMap, gidMap string) (user, net *os.File, err error) {
+// adopt maps the ids of a process's user namespace and opens its namespaces.
+func adopt(n, pid int, uidMap, gidMap string) (made []*os.File, err error) {
 	dir := fmt.Sprintf("/proc/%d/", pid)
 	for _, m := range []struct{ file, text string }{{"uid_map", uidMap}, {"gid_map", gidMap}} {
 		if err := os.WriteFile(dir+m.file, []byte(m.text), 0); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 	}
-	if user, err = os.Open(dir + "ns/user"); err != nil {
-		return nil, nil, err
+	for _, k := range Kinds[:n] {
+		f, err := os.Open(dir + "ns/" + k.Name)
+		if err != nil {
+			for _, f := range made {
+				f.Close()
+			}
+			return nil, err
+		}
+		made = append(made, f)
 	}
-	if net, err = os.Open(dir + "ns/net"); err != nil {
-		user.Close()
-		return nil, nil, err
-	}
-	return user, net, nil
+	return made, nil
 }

@@ -20,10 +20,11 @@ const testMap = "0 1900000000 65536\n"
 // TestNamespaces: a program in them is root inside and nobody outside, and its network is its own to use.
 func TestNamespaces(t *testing.T) {
 	requireRoot(t)
-	user, net, err := launch.Namespaces(testMap, testMap)
+	made, err := launch.Namespaces(2, testMap, testMap)
 	if err != nil {
 		t.Fatal(err)
 	}
+	user, net := made[0], made[1]
 	defer user.Close()
 	defer net.Close()
 	steps := []plan.Step{plan.Fork{}, plan.Join{Type: specs.UserNamespace}, plan.Clone{Namespaces: []specs.LinuxNamespaceType{specs.PIDNamespace, specs.MountNamespace}},
@@ -42,8 +43,8 @@ func TestNamespaces(t *testing.T) {
 // TestNamespacesRefused: a mapping that the kernel does not take is an error, and nobody stays behind.
 func TestNamespacesRefused(t *testing.T) {
 	requireRoot(t)
-	user, _, err := launch.Namespaces("0 0\n", testMap)
-	if engine.Errno(err) != syscall.EINVAL || user != nil {
+	made, err := launch.Namespaces(4, "0 0\n", testMap)
+	if engine.Errno(err) != syscall.EINVAL || made != nil {
 		t.Errorf("got %v, want EINVAL", err)
 	}
 	if _, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); err != unix.ECHILD {
@@ -83,11 +84,12 @@ func TestJoinFails(t *testing.T) {
 func BenchmarkNamespaces(b *testing.B) {
 	requireRoot(b)
 	for b.Loop() {
-		user, net, err := launch.Namespaces(testMap, testMap)
+		made, err := launch.Namespaces(2, testMap, testMap)
 		if err != nil {
 			b.Fatal(err)
 		}
-		user.Close()
-		net.Close()
+		for _, f := range made {
+			f.Close()
+		}
 	}
 }

@@ -4,10 +4,13 @@ import (
 	"context"
 	"maps"
 	"os"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/ctrfs/ctrfs/engine"
 	"github.com/ctrfs/ctrfs/engine/cgroup"
@@ -48,6 +51,9 @@ type container struct {
 	root    *overlay.Root // guarded by mu; held while it runs, so that nobody waits for its teardown
 	mounts  *os.File      // guarded by mu; its mount namespace, held for the same reason; may be nil
 
+	pins map[specs.LinuxNamespaceType]*os.File // guarded by mu; namespaces that others have entered, or nil
+
+	lending sync.Mutex     // one pinning at a time; taken before saving
 	saving  sync.Mutex     // one writer of the record at a time; taken after the action token, before mu
 	unkept  bool           // the record is unlinked for good; guarded by saving
 	settled sync.WaitGroup // what follows an exit in the background: the root's teardown, the record
@@ -153,7 +159,7 @@ func (c *container) amend(change func(*record)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	// An exit may have come meanwhile; it has its own way to the disk, behind this one.
-	next.Exit, next.Started, next.KillAt = c.rec.Exit, c.rec.Started, c.rec.KillAt
+	next.Exit, next.Started, next.KillAt, next.First = c.rec.Exit, c.rec.Started, c.rec.KillAt, c.rec.First
 	c.rec = next
 	c.touched()
 	return nil
@@ -188,6 +194,9 @@ func (c *container) Update(by engine.Caller, file string, live bool, change func
 	}
 	if err := next.Validate(); err != nil {
 		return err
+	}
+	if !reflect.DeepEqual(next.Spec.Linux.Namespaces, v.Config.Spec.Linux.Namespaces) || uidMap(next) != uidMap(v.Config) {
+		defer c.unpin()
 	}
 	if next.Rootfs() != v.Config.Rootfs() {
 		if err := c.e.roots.Check(next.Rootfs()); err != nil {

@@ -38,7 +38,6 @@ import (
 	"github.com/ctrfs/ctrfs/engine"
 	"github.com/ctrfs/ctrfs/engine/cgroup"
 	"github.com/ctrfs/ctrfs/engine/keeper"
-	"github.com/ctrfs/ctrfs/netns"
 	"github.com/ctrfs/ctrfs/overlay"
 )
 
@@ -56,7 +55,8 @@ type Engine struct {
 	roots    *overlay.Store
 	host     *cgroup.Host
 	groups   *cgroup.Tree
-	nets     *netns.Pool
+	ids      *ranges
+	stock    *stock
 	keeper   *keeper.Client
 	facts    facts
 	features func() []engine.Feature // found out when first asked for
@@ -93,19 +93,16 @@ func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, err
 		err = e.recover(account)
 	}
 	if err == nil {
-		e.nets = netns.NewPool(readyNets)
+		e.stock = newStock(e.ids, e.furnish)
 	}
 	if err != nil {
+		account.Claims.Close()
 		e.store.close()
 		return nil, err
 	}
 	e.features = sync.OnceValue(func() []engine.Feature { return probe(e.host, e.roots) })
 	return e, nil
 }
-
-// readyNets is how many network namespaces are kept ready: enough for a burst typed by hand or by a loop, at some hundred
-// kilobytes of kernel memory each.
-const readyNets = 8
 
 // Forbid tells the engine where it is mounted: a root there would make the server wait for itself.
 func (e *Engine) Forbid(dir string, dev uint64) { e.roots.Forbid(dir, dev) }
@@ -125,7 +122,7 @@ const flushLimit = 5 * time.Second
 // Close ends the engine. What runs goes on; what does not run leaves nothing on the machine but the state directory.
 func (e *Engine) Close() {
 	e.warming.Wait()
-	e.nets.Close()
+	e.stock.close()
 	e.mu.RLock()
 	all := slices.Collect(maps.Values(e.byID))
 	e.mu.RUnlock()
@@ -310,11 +307,15 @@ func (c *container) discard() error {
 	if err := c.dropGroup(); err != nil {
 		return err
 	}
+	c.unpin()
 	c.saving.Lock()
 	defer c.saving.Unlock()
 	err := c.e.roots.Remove(c.id)
 	if err == nil {
 		c.unkept = true
+		c.mu.Lock()
+		c.e.ids.give(c.rec.First)
+		c.mu.Unlock()
 		c.e.store.touch(c.e.store.path(c.id)) // that it is gone
 	}
 	return err

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/ctrfs/ctrfs/engine"
 	"github.com/ctrfs/ctrfs/engine/keeper"
 )
@@ -23,6 +25,9 @@ func (e *Engine) recover(account keeper.Account) error {
 	records, broken := e.store.load(ids)
 	e.plant(records)
 	if err := e.reopenGroups(); err != nil {
+		return err
+	}
+	if err := e.claim(account); err != nil {
 		return err
 	}
 	for _, x := range account.Exits {
@@ -64,6 +69,37 @@ func (e *Engine) plant(records []*record) {
 	for _, c := range e.top {
 		c.repath()
 	}
+}
+
+// claim holds the ranges of ids that containers have: those on record, and those that only their processes know. A stopped
+// container whose range another ctrfs has taken meanwhile gets another one with its next start.
+func (e *Engine) claim(account keeper.Account) (err error) {
+	holders := map[uint32]bool{}
+	for _, r := range account.Running {
+		if c := e.byID[r.ID]; c != nil && uidMap(c.rec.Config) == "" && !c.rec.Config.Namespace(specs.UserNamespace).Host {
+			if first := firstOf(r.PID); first != 0 {
+				c.rec.First = first
+			}
+		}
+	}
+	for id, files := range account.Pinned {
+		if c := e.byID[id]; c != nil && len(files) == len(pinnable) {
+			c.pins = pinMap(files)
+		}
+	}
+	for _, c := range e.byID {
+		if c.rec.First != 0 {
+			holders[c.rec.First] = true
+		}
+	}
+	e.ids, err = newRanges(account.Claims, holders, func(first uint32) {
+		for _, c := range e.byID {
+			if c.rec.First == first {
+				c.rec.First = 0
+			}
+		}
+	})
+	return err
 }
 
 // reopenGroups finds the groups of the containers that have one.

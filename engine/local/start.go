@@ -53,6 +53,7 @@ type starting struct {
 	log    *os.File
 	newLog string
 	join   *cgroup.Join
+	around *surroundings
 	begun  bool
 	steps  []plan.Step
 }
@@ -64,7 +65,12 @@ func (s *starting) run() error {
 	if err != nil {
 		return err
 	}
-	if s.steps, err = c.plan(s.view, described); err != nil {
+	s.around, err = c.surround(s.view.Config)
+	defer s.around.close()
+	if err != nil {
+		return err
+	}
+	if s.steps, err = c.plan(s.view, described, s.around); err != nil {
 		return err
 	}
 	if err = s.prepare(); err != nil {
@@ -77,12 +83,7 @@ func (s *starting) run() error {
 		return err
 	}
 	defer s.join.Close()
-	net, err := e.nets.Take()
-	if err != nil {
-		return err
-	}
-	defer net.Close()
-	files := launch.Files{Net: net, Tasks: s.join.Tasks, Into: s.join.Into, Null: e.facts.null, Log: s.log}
+	files := launch.Files{Net: s.around.net, Join: s.around.files, Tasks: s.join.Tasks, Into: s.join.Into, Null: e.facts.null, Log: s.log}
 	for _, m := range s.root.Mounts {
 		files.Roots = append(files.Roots, m.File)
 	}
@@ -97,9 +98,9 @@ func (s *starting) run() error {
 }
 
 // plan makes the list of steps.
-func (c *container) plan(v *engine.View, mounts []overlay.Mount) ([]plan.Step, error) {
+func (c *container) plan(v *engine.View, mounts []overlay.Mount, around *surroundings) ([]plan.Step, error) {
 	h := plan.Host{Name: v.Name, Cgroup: c.groupPath(), Limits: limitWords(v.Config), Mountpoint: c.e.facts.mountpoint,
-		LastCap: c.e.facts.lastCap, NoFile: c.e.facts.noFile}
+		LastCap: c.e.facts.lastCap, NoFile: c.e.facts.noFile, Joined: around.joined, IDs: around.text}
 	for _, m := range mounts {
 		h.Roots = append(h.Roots, plan.Prepared{Target: m.Target, Text: m.Text})
 	}
@@ -137,7 +138,7 @@ func (c *container) Plan() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	list, err := c.plan(v, mounts)
+	list, err := c.plan(v, mounts, c.describe(v.Config))
 	if err != nil {
 		return "", err
 	}
@@ -150,7 +151,7 @@ func (s *starting) prepare() (err error) {
 	if s.group, s.newTop, err = s.c.ensureGroup(); err != nil {
 		return err
 	}
-	s.root, err = s.c.e.roots.Prepare(s.c.id, s.view.Config.Rootfs(), s.view.Config.RootMode())
+	s.root, err = s.c.e.roots.Prepare(s.c.id, s.view.Config.Rootfs(), s.view.Config.RootMode(), s.around.ids)
 	return err
 }
 
@@ -269,6 +270,9 @@ func (s *starting) executed(r keeper.Running) {
 	c.root, c.mounts, c.steps = s.root, mounts, s.steps
 	c.failure = ""
 	c.rec.Started = true
+	if s.around.first != 0 {
+		c.rec.First = s.around.first // on disk with the exit; until then the process itself tells
+	}
 	c.enter(engine.Running)
 }
 
@@ -318,6 +322,9 @@ var execCures = map[syscall.Errno]string{
 // undo takes back what a failed start has made, in reverse.
 func (s *starting) undo() {
 	c := s.c
+	if s.around != nil {
+		c.e.ids.give(s.around.first)
+	}
 	if s.log != nil {
 		s.log.Close()
 		os.Remove(s.newLog)

@@ -49,8 +49,9 @@ type record struct {
 	Owner   engine.Owner            `json:"owner"`
 	Owners  map[string]engine.Owner `json:"owners,omitempty"` // files whose owner or mode somebody changed
 	Exit    engine.Exit             `json:"exit"`
-	Started bool                    `json:"started"`          // it has run at least once
-	KillAt  time.Time               `json:"kill_at,omitzero"` // a stop is under way, and this is when KILL follows
+	First   uint32                  `json:"first_id,omitempty"` // of its range of host ids; 0 when it has none
+	Started bool                    `json:"started"`            // it has run at least once
+	KillAt  time.Time               `json:"kill_at,omitzero"`   // a stop is under way, and this is when KILL follows
 }
 
 // store keeps records in the state directory: each one atomically, surviving a crash of the process at once and a power

@@ -24,8 +24,11 @@ type Host struct {
 	NoFile  uint64 // the hard RLIMIT_NOFILE that can be given
 }
 
-// OfHost in [Host.Joined] says that a namespace is the host's own, which the child is in already.
-const OfHost = "host"
+// Words of [Host.Joined] with a meaning.
+const (
+	OfHost   = "host"                           // the host's own, which the child is in already
+	OfItself = "of its own, which others enter" // made for this container, before its start
+)
 
 // Prepared describes one mount that exists already and is waiting to be attached.
 type Prepared struct{ Target, Text string }
@@ -52,7 +55,7 @@ func Build(c *engine.Config, h Host) ([]Step, error) {
 		steps = append(steps, CgroupNamespace{})
 	}
 	steps = append(steps, Session{})
-	if n.isNew(specs.UTSNamespace) {
+	if n.isNew(specs.UTSNamespace) || n.joined(specs.UTSNamespace) == OfItself {
 		steps = append(steps, Hostname{c.EffectiveHostname(h.Name)})
 	}
 	if n.isNew(specs.NetworkNamespace) {

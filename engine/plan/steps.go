@@ -109,6 +109,12 @@ type (
 	Stdio struct{}
 	// CloseRest marks every other descriptor close-on-exec.
 	CloseRest struct{}
+	// EnterMounts enters the mount namespace of a container that runs, to change something there.
+	EnterMounts struct{}
+	// Detach unmounts what is mounted at Target.
+	Detach struct{ Target string }
+	// Leave ends a child that has done what it was to do, without executing anything.
+	Leave struct{}
 	// Exec executes the first of Candidates that exists.
 	Exec struct {
 		Candidates []string
@@ -182,6 +188,9 @@ func (NoNewPrivileges) String() string { return "set no_new_privs" }
 func (s Umask) String() string         { return fmt.Sprintf("set umask %04o", s.Mask) }
 func (Stdio) String() string           { return "connect stdin to /dev/null, stdout and stderr to the log" }
 func (CloseRest) String() string       { return "close every other descriptor at exec" }
+func (EnterMounts) String() string     { return "enter the container's mount namespace" }
+func (s Detach) String() string        { return "unmount " + s.Target }
+func (Leave) String() string           { return "leave" }
 func (s Exec) String() string {
 	if len(s.Candidates) == 0 {
 		return "execute nothing: there is no cmd"

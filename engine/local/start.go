@@ -150,7 +150,7 @@ func (s *starting) prepare() (err error) {
 	if s.group, s.newTop, err = s.c.ensureGroup(); err != nil {
 		return err
 	}
-	s.root, err = s.c.e.roots.Prepare(s.c.id, s.view.Config.Rootfs(), s.view.Config.RootMode())
+	s.root, err = s.c.e.roots.Prepare(s.c.id, s.view.Config.Rootfs(), s.view.Config.RootMode(), nil)
 	return err
 }
 

@@ -9,27 +9,31 @@ import (
 )
 
 // BenchmarkPrepare measures each mode hot, in a loop, and cold, after 20 ms of idleness as at a shell: medians and 99th
-// percentiles in microseconds, of Prepare and of the Close that follows it.
+// percentiles in microseconds, of Prepare and of the Close that follows it; with the host's ids, and with those of a user
+// namespace.
 func BenchmarkPrepare(b *testing.B) {
-	for _, idle := range []time.Duration{0, 20 * time.Millisecond} {
-		name := map[bool]string{true: "hot", false: "cold"}[idle == 0]
-		for _, mode := range []engine.RootMode{"overlay", "volatile", "ro", "rw"} {
-			b.Run(name+"/"+string(mode), func(b *testing.B) { benchPrepare(b, testRoot(b, tempDir(b)), mode, idle, false) })
+	for _, ids := range []*IDs{nil, guestIDs(b)} {
+		user := map[bool]string{true: "host", false: "user"}[ids == nil]
+		for _, idle := range []time.Duration{0, 20 * time.Millisecond} {
+			name := user + "/" + map[bool]string{true: "hot", false: "cold"}[idle == 0]
+			for _, mode := range []engine.RootMode{"overlay", "volatile", "ro", "rw"} {
+				b.Run(name+"/"+string(mode), func(b *testing.B) { benchPrepare(b, testRoot(b, tempDir(b)), mode, idle, false, ids) })
+			}
+			b.Run(name+"/host", func(b *testing.B) { benchPrepare(b, engine.RootHost, engine.RootOverlay, idle, false, ids) })
+			b.Run(name+"/host-first", func(b *testing.B) { benchPrepare(b, engine.RootHost, engine.RootOverlay, idle, true, ids) })
 		}
-		b.Run(name+"/host", func(b *testing.B) { benchPrepare(b, engine.RootHost, engine.RootOverlay, idle, false) })
-		b.Run(name+"/host-first", func(b *testing.B) { benchPrepare(b, engine.RootHost, engine.RootOverlay, idle, true) })
 	}
 }
 
 // benchPrepare removes the layer each time when first is set, so that every Prepare makes one.
-func benchPrepare(b *testing.B, root string, mode engine.RootMode, idle time.Duration, first bool) {
+func benchPrepare(b *testing.B, root string, mode engine.RootMode, idle time.Duration, first bool, ids *IDs) {
 	s := newStore(b)
-	prepare(b, s, "c", root, mode).Close()
+	prepareAs(b, s, "c", root, mode, ids).Close()
 	var made, closed, removed []time.Duration
 	for b.Loop() {
 		time.Sleep(idle)
 		begin := time.Now()
-		r, err := s.Prepare("c", root, mode)
+		r, err := s.Prepare("c", root, mode, ids)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -11,8 +11,8 @@ import (
 )
 
 // Features tries what roots need and says what this host can do. With userns, the descriptor of a user namespace that
-// maps ids as a container's will, idmapped-overlay is tried too; without one it says so, since a process with threads
-// cannot make one. It makes and drops mounts: ask once, not for every reader.
+// maps ids as a container's will, idmapped-overlay is tried too; without one it is "unknown", since a process with
+// threads cannot make one. It makes and drops mounts: ask once, not for every reader.
 func (s *Store) Features(userns *os.File) []engine.Feature {
 	probe := filepath.Join(s.state, "probe")
 	lower, err := openat(nil, filepath.Join(s.state, "mnt"), unix.O_PATH|unix.O_DIRECTORY)
@@ -35,7 +35,11 @@ func (s *Store) Features(userns *os.File) []engine.Feature {
 	if s.attach.Load() {
 		detached.Value, detached.Reason = "no", "each such root takes a private mount namespace, which costs some 0.3 ms"
 	}
-	return append(features, detached, feature("idmapped-overlay", s.tryIDMapped(dir, lower, userns), ""))
+	idmapped := engine.Feature{Name: "idmapped-overlay", Value: "unknown", Reason: "there was no user namespace to try it with"}
+	if userns != nil {
+		idmapped = feature(idmapped.Name, s.tryIDMapped(dir, lower, userns), "run containers without a user namespace: "+withoutUserns)
+	}
+	return append(features, detached, idmapped)
 }
 
 // feature renders the outcome of a try.
@@ -65,42 +69,54 @@ func (s *Store) tryOverlay(dir, lower *os.File) error {
 }
 
 func (s *Store) tryVolatile(lower *os.File) error {
-	mount, err := s.mountVolatile("", lower, unix.MOUNT_ATTR_NODEV)
+	mount, err := s.mountVolatile("", lower, unix.MOUNT_ATTR_NODEV, nil)
 	if err != nil {
 		return err
 	}
 	return mount.Close()
 }
 
-var errNoUserNamespace = errors.New("there is no user namespace to try it with")
+var errNoRoot = errors.New("the user namespace has no root")
 
-// tryIDMapped mounts an overlay of which both layers are mapped to userns. Where the namespace does not map the mounter
-// itself, overlayfs only mounts it read-only, which newOverlay does not take for success.
+// tryIDMapped mounts an overlay of which both layers are mapped to userns, as its root.
 func (s *Store) tryIDMapped(dir, lower, userns *os.File) error {
-	if userns == nil {
-		return errNoUserNamespace
-	}
-	var mapped [2]*os.File
-	for i, d := range []*os.File{lower, dir} {
-		tree, err := clone(d, "", 0)
-		if err != nil {
-			return err
-		}
-		defer tree.Close()
-		if err := idmap(tree, userns); err != nil {
-			return err
-		}
-		mapped[i] = tree
-	}
-	upper, work, err := layerIn(mapped[1], lower)
+	ids, err := identify(lower, userns)
 	if err != nil {
 		return err
 	}
-	defer upper.Close()
-	defer work.Close()
-	mount, err := s.overlay(layers{lower: mapped[0], upper: upper, work: work, detached: mapped[:]}, unix.MOUNT_ATTR_NODEV)
+	mount, err := s.overlayIn(dir, lower, unix.MOUNT_ATTR_NODEV, ids)
 	if err != nil {
 		return err
 	}
 	return mount.Close()
+}
+
+// Identify finds out which ids the root of a user namespace has on the host, without entering it. The file stays the
+// caller's, and open as long as the result is used.
+func (s *Store) Identify(userns *os.File) (*IDs, error) {
+	own, err := openat(nil, filepath.Join(s.state, "mnt"), unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	defer own.Close()
+	return identify(own, userns)
+}
+
+// identify shows own, a directory of the host's root, with the ids of the namespace: the mount says who that is.
+func identify(own, userns *os.File) (*IDs, error) {
+	ids := &IDs{Userns: userns}
+	mapped, err := idmapped(own, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer mapped.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(mapped.Fd()), &st); err != nil {
+		return nil, err
+	}
+	if st.Uid == overflow || st.Gid == overflow {
+		return nil, errNoRoot
+	}
+	ids.UID, ids.GID = st.Uid, st.Gid
+	return ids, nil
 }

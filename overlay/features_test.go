@@ -15,11 +15,11 @@ import (
 )
 
 // userNamespace starts a child in a user namespace with these maps, and returns the namespace's descriptor.
-func userNamespace(t *testing.T, maps []syscall.SysProcIDMap) *os.File {
+func userNamespace(t testing.TB, uids, gids []syscall.SysProcIDMap) *os.File {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = []string{insideEnv + `={"Ops":["sleep"]}`}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: maps, GidMappings: maps}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: uids, GidMappings: gids}
 	in, err := cmd.StdinPipe()
 	if err == nil {
 		err = cmd.Start()
@@ -40,14 +40,14 @@ func userNamespace(t *testing.T, maps []syscall.SysProcIDMap) *os.File {
 func TestFeatures(t *testing.T) {
 	s := newStore(t)
 	container := syscall.SysProcIDMap{ContainerID: 0, HostID: 100000, Size: 65536}
-	mounter := syscall.SysProcIDMap{ContainerID: 65536, HostID: 0, Size: 1}
+	rootless := syscall.SysProcIDMap{ContainerID: 1, HostID: 100000, Size: 65536}
 	for _, test := range []struct {
 		ns   *os.File
 		want string
 	}{
-		{nil, "no: there is no user namespace to try it with"},
-		{userNamespace(t, []syscall.SysProcIDMap{container, mounter}), "yes"},
-		{userNamespace(t, []syscall.SysProcIDMap{container}), "no"},
+		{nil, "unknown: there was no user namespace to try it with"},
+		{userNamespace(t, []syscall.SysProcIDMap{container}, []syscall.SysProcIDMap{container}), "yes"},
+		{userNamespace(t, []syscall.SysProcIDMap{rootless}, []syscall.SysProcIDMap{rootless}), "no: the user namespace has no root"},
 	} {
 		got := map[string]string{}
 		for _, f := range s.Features(test.ns) {

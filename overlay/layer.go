@@ -9,41 +9,78 @@ import (
 )
 
 // mountOverlay mounts lower under the container's private layer.
-func (s *Store) mountOverlay(id string, lower *os.File, attr uint64) (*os.File, error) {
-	upper, work, err := s.layer(id, lower)
+func (s *Store) mountOverlay(id string, lower *os.File, attr uint64, ids *IDs) (*os.File, error) {
+	dir, err := openat(s.homes, inHomes(id), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	return s.overlayIn(dir, lower, attr, ids)
+}
+
+// overlayIn mounts lower under the layer in dir, and makes that if there is none.
+func (s *Store) overlayIn(dir, lower *os.File, attr uint64, ids *IDs) (*os.File, error) {
+	// With the owner that lower has on disk: the layer is made before anything is idmapped.
+	upper, work, err := layerIn(dir, lower)
 	if err != nil {
 		return nil, err
 	}
 	defer upper.Close()
 	defer work.Close()
-	return newOverlay(layers{lower: lower, upper: upper, work: work}, attr)
+	if ids == nil {
+		return newOverlay(layers{lower: lower, upper: upper, work: work}, attr)
+	}
+	lower, err = idmapped(lower, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer lower.Close()
+	home, err := idmapped(dir, ids) // one for both halves, which have to be on one mount
+	if err != nil {
+		return nil, err
+	}
+	defer home.Close()
+	mappedUpper, mappedWork, err := layerIn(home, lower)
+	if err != nil {
+		return nil, err
+	}
+	defer mappedUpper.Close()
+	defer mappedWork.Close()
+	return s.overlay(layers{lower: lower, upper: mappedUpper, work: mappedWork, detached: []*os.File{lower, home}, ids: ids}, attr)
+}
+
+// idmapped makes a clone of the mount that dir is on, from dir on, with ids. What is mounted below it stays behind:
+// overlayfs would not look at it.
+func idmapped(dir *os.File, ids *IDs) (*os.File, error) {
+	tree, err := clone(dir, "", false, 0, ids)
+	return tree, locate(err, dir)
 }
 
 // mountVolatile mounts lower under a layer in memory, which the container's own memory limit pays for and which goes
 // with the mount. The kernel's option "volatile" would add only a directory to make: a tmpfs has nothing to write back.
-func (s *Store) mountVolatile(id string, lower *os.File, attr uint64) (*os.File, error) {
+// With ids the layer itself is not idmapped, which kernels before 6.3 cannot do with a tmpfs; its files have the host's
+// ids, and nobody but the container sees them.
+func (s *Store) mountVolatile(id string, lower *os.File, attr uint64, ids *IDs) (*os.File, error) {
 	memory, err := newTmpfs()
 	if err != nil {
 		return nil, err
 	}
 	defer memory.Close()
+	detached := []*os.File{memory}
+	if ids != nil {
+		if lower, err = idmapped(lower, ids); err != nil {
+			return nil, err
+		}
+		defer lower.Close()
+		detached = append(detached, lower)
+	}
 	upper, work, err := layerIn(memory, lower)
 	if err != nil {
 		return nil, err
 	}
 	defer upper.Close()
 	defer work.Close()
-	return s.overlay(layers{lower: lower, upper: upper, work: work, detached: []*os.File{memory}}, attr)
-}
-
-// layer opens the private layer of a container, in its home, and makes it when there is none.
-func (s *Store) layer(id string, like *os.File) (upper, work *os.File, err error) {
-	dir, err := openat(s.homes, inHomes(id), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer dir.Close()
-	return layerIn(dir, like)
+	return s.overlay(layers{lower: lower, upper: upper, work: work, detached: detached, ids: ids}, attr)
 }
 
 // layerIn opens the upper and the work directory in dir. The work directory is made last, so its presence means that a

@@ -177,8 +177,12 @@ func makeTree(t testing.TB, dir string, files map[string]string) string {
 // each.
 func in(t testing.TB, r *Root, ops ...string) []string {
 	t.Helper()
+	return inWith(t, r, exec.Command("/proc/self/exe"), ops)
+}
+
+func inWith(t testing.TB, r *Root, cmd *exec.Cmd, ops []string) []string {
+	t.Helper()
 	e := errand{At: tempDir(t), Ops: ops}
-	cmd := exec.Command("/proc/self/exe")
 	for _, m := range r.Mounts {
 		e.Targets = append(e.Targets, m.Target)
 		cmd.ExtraFiles = append(cmd.ExtraFiles, m.File)
@@ -217,7 +221,12 @@ func expect(t testing.TB, r *Root, script [][2]string) {
 	for _, line := range script {
 		ops = append(ops, line[0])
 	}
-	for i, got := range in(t, r, ops...) {
+	compare(t, script, in(t, r, ops...))
+}
+
+func compare(t testing.TB, script [][2]string, outcomes []string) {
+	t.Helper()
+	for i, got := range outcomes {
 		if got != script[i][1] {
 			t.Errorf("%s: got %q, want %q", script[i][0], got, script[i][1])
 		}
@@ -284,7 +293,11 @@ func errName(err error) string {
 
 // operations are what an errand can ask for: verb → what it does with the rest of the line. The empty outcome is
 // success.
-var operations = map[string]func(string) (string, error){
+var operations map[string]func(string) (string, error)
+
+func init() { operations = verbs } // some of them refer to it
+
+var verbs = map[string]func(string) (string, error){
 	"read": func(path string) (string, error) {
 		text, err := os.ReadFile(path)
 		return string(text), err
@@ -318,6 +331,53 @@ var operations = map[string]func(string) (string, error){
 		var st unix.Stat_t
 		err := unix.Lstat(path, &st)
 		return fmt.Sprintf("%o %d:%d", st.Mode, st.Uid, st.Gid), err
+	},
+	"chown": func(rest string) (string, error) {
+		var path string
+		var uid, gid int
+		fmt.Sscan(rest, &path, &uid, &gid)
+		return "", os.Lchown(path, uid, gid)
+	},
+	"setid": func(path string) (string, error) { return "", unix.Chmod(path, 0o4755) },
+	"link": func(rest string) (string, error) {
+		from, to, _ := strings.Cut(rest, " ")
+		return "", os.Link(from, to)
+	},
+	"attr": func(path string) (string, error) {
+		value := make([]byte, 100)
+		n, err := unix.Getxattr(path, "user.test", value)
+		return string(value[:max(n, 0)]), err
+	},
+	"setattr": func(rest string) (string, error) {
+		path, value, _ := strings.Cut(rest, " ")
+		return "", unix.Setxattr(path, "user.test", []byte(value), 0)
+	},
+	// as does an operation with the ids of a user: "as 1000 write /x y".
+	"as": func(rest string) (string, error) {
+		var id int
+		var verb string
+		fmt.Sscan(rest, &id, &verb)
+		_, op, _ := strings.Cut(rest, verb+" ")
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		defer unix.Setfsgid(0)
+		defer unix.Setfsuid(0)
+		unix.Setfsgid(id)
+		unix.Setfsuid(id)
+		return operations[verb](op)
+	},
+	"euid": func(string) (string, error) { return strconv.Itoa(os.Geteuid()), nil },
+	// euid-as runs a program as a user, and says who it is then.
+	"euid-as": func(rest string) (string, error) {
+		var id uint32
+		var program string
+		fmt.Sscan(rest, &id, &program)
+		cmd := exec.Command(program)
+		cmd.Env = []string{insideEnv + `={"Ops":["euid"]}`}
+		cmd.Stdin, cmd.Stderr = os.Stdin, os.Stderr
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: id, Gid: id}}
+		out, err := cmd.Output()
+		return strings.Trim(string(out), "[\"]\n"), err
 	},
 	"layered": func(path string) (string, error) {
 		var fs unix.Statfs_t

@@ -17,6 +17,7 @@ import (
 type layers struct {
 	lower, upper, work *os.File
 	detached           []*os.File // mounts, attached nowhere, that some of them lie on
+	ids                *IDs       // who makes it; nil: root
 }
 
 // overlayOptions are set on every overlay, because a kernel may be built or loaded with other defaults. All are off
@@ -29,6 +30,10 @@ var overlayOptions = []string{"redirect_dir", "metacopy", "index"}
 // contain what the option's own syntax would read as a separator, and a container does not find the host's paths in its
 // mountinfo.
 func newOverlay(l layers, attr uint64) (*os.File, error) {
+	return l.ids.as(func() (*os.File, error) { return makeOverlay(l, attr) })
+}
+
+func makeOverlay(l layers, attr uint64) (*os.File, error) {
 	c := newContext("overlay")
 	defer c.close()
 	c.set("source", "overlay")
@@ -73,7 +78,7 @@ func (s *Store) overlay(l layers, attr uint64) (*os.File, error) {
 	}
 	// Every layer has to be of the namespace in which the overlay is made.
 	if !slices.Contains(l.detached, l.lower) {
-		lower, err := clone(l.lower, "", 0)
+		lower, err := clone(l.lower, "", true, 0, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -141,37 +146,6 @@ func newTmpfs() (*os.File, error) {
 	c.set("source", "tmpfs")
 	c.set("mode", "0700")
 	return c.mount(unix.MOUNT_ATTR_NODEV)
-}
-
-// clone makes a detached clone of the tree of mounts at path, relative to dir (nil: an absolute path; "": dir itself),
-// private and with attr added to each of them.
-func clone(dir *os.File, path string, attr uint64) (*os.File, error) {
-	at, flags := unix.AT_FDCWD, uint(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
-	if dir != nil {
-		at, flags = int(dir.Fd()), flags|unix.AT_EMPTY_PATH
-	}
-	fd, err := retry(func() (int, error) { return unix.OpenTree(at, path, flags) })
-	if err != nil {
-		return nil, fmt.Errorf("open_tree: %w", err)
-	}
-	tree := os.NewFile(uintptr(fd), "mount")
-	err = unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE,
-		&unix.MountAttr{Attr_set: attr, Propagation: unix.MS_PRIVATE})
-	if err != nil {
-		tree.Close()
-		return nil, fmt.Errorf("mount_setattr: %w", err)
-	}
-	return tree, nil
-}
-
-// idmap shows the files of a detached tree of mounts, which nobody has used yet, with the ids of a user namespace.
-func idmap(tree, userns *os.File) error {
-	err := unix.MountSetattr(int(tree.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE,
-		&unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(userns.Fd())})
-	if err != nil {
-		return fmt.Errorf("this file system cannot be idmapped: %w", err)
-	}
-	return nil
 }
 
 // fsContext is a file system being configured (fsopen(2)). The first error sticks, later calls do nothing.

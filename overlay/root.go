@@ -42,7 +42,7 @@ func (r *Root) Close() error {
 // mode is what a root mode does: say it, and do it.
 type mode struct {
 	text  func(s *Store, id, root string) string
-	mount func(s *Store, id string, lower *os.File, attr uint64) (*os.File, error)
+	mount func(s *Store, id string, lower *os.File, attr uint64, ids *IDs) (*os.File, error)
 }
 
 // modes are the root modes. Each mounts the directory lower with attr added to the mount's attributes.
@@ -59,14 +59,14 @@ var modes = map[engine.RootMode]mode{
 	},
 	engine.RootReadOnly: {
 		text: func(s *Store, id, root string) string { return fmt.Sprintf("rbind %s ro nodev private", root) },
-		mount: func(s *Store, id string, lower *os.File, attr uint64) (*os.File, error) {
-			return clone(lower, "", attr|unix.MOUNT_ATTR_RDONLY)
+		mount: func(s *Store, id string, lower *os.File, attr uint64, ids *IDs) (*os.File, error) {
+			return s.cloneRoot(lower, attr|unix.MOUNT_ATTR_RDONLY, ids)
 		},
 	},
 	engine.RootDirect: {
 		text: func(s *Store, id, root string) string { return fmt.Sprintf("rbind %s rw nodev private", root) },
-		mount: func(s *Store, id string, lower *os.File, attr uint64) (*os.File, error) {
-			return clone(lower, "", attr)
+		mount: func(s *Store, id string, lower *os.File, attr uint64, ids *IDs) (*os.File, error) {
+			return s.cloneRoot(lower, attr, ids)
 		},
 	},
 }
@@ -97,21 +97,22 @@ func (s *Store) Describe(id, root string, how engine.RootMode) ([]Mount, error) 
 }
 
 // Prepare makes the root of container id from root, an absolute path or [engine.RootHost]. A writable layer is made
-// when it is the container's first. Errors: as [Store.Check], and EROFS or ENOSPC of the state directory, EOPNOTSUPP
-// and whatever the kernel says of the file system that root is on.
-func (s *Store) Prepare(id, root string, how engine.RootMode) (*Root, error) {
+// when it is the container's first. With ids, files have the ids on disk that the container sees; without, those of the
+// host. Errors: as [Store.Check], and EROFS or ENOSPC of the state directory, EOPNOTSUPP where a file system cannot be
+// idmapped, and whatever the kernel says of the one that root is on.
+func (s *Store) Prepare(id, root string, how engine.RootMode, ids *IDs) (*Root, error) {
 	mounts, err := s.Describe(id, root, how)
 	if err != nil {
 		return nil, err
 	}
-	r, err := bounded(func() (*Root, error) { return s.prepare(id, root, modes[how], mounts) }, (*Root).Close)
+	r, err := bounded(func() (*Root, error) { return s.prepare(id, root, modes[how], mounts, ids) }, (*Root).Close)
 	if errors.Is(err, syscall.ETIMEDOUT) {
 		return nil, rootError("start", root, err)
 	}
 	return r, err
 }
 
-func (s *Store) prepare(id, root string, m mode, mounts []Mount) (*Root, error) {
+func (s *Store) prepare(id, root string, m mode, mounts []Mount, ids *IDs) (*Root, error) {
 	lower, attr, err := s.lower(root)
 	if err != nil {
 		return nil, rootError("start", root, err)
@@ -120,20 +121,38 @@ func (s *Store) prepare(id, root string, m mode, mounts []Mount) (*Root, error) 
 	r := &Root{}
 	for i, mount := range mounts {
 		if i == 0 {
-			mount.File, err = m.mount(s, id, lower, attr)
+			mount.File, err = m.mount(s, id, lower, attr, ids)
 		} else {
-			// By path each time. A clone of one that is kept is some 7 µs cheaper (6.18), but older kernels refuse to
-			// clone a detached mount, so both ways would have to be kept right.
-			mount.File, err = clone(nil, filepath.Join(s.host.from, mount.Target), unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_RDONLY)
+			mount.File, err = s.part(mount.Target, ids)
 		}
 		if err != nil {
 			r.Close()
-			return nil, &engine.Error{Op: "start", File: "rootfs", Value: root, Errno: engine.Errno(err), Err: err,
-				Cure: "see overlay in the file host, or try another rootfs.mode"}
+			return nil, prepareError(root, err)
 		}
 		r.Mounts = append(r.Mounts, mount)
 	}
 	return r, nil
+}
+
+// part clones a tree of the host. By path each time: a clone of one that is kept is some 7 µs cheaper (6.18), but older
+// kernels refuse to clone a detached mount, so both ways would have to be kept right.
+func (s *Store) part(target string, ids *IDs) (*os.File, error) {
+	dir, err := openat(nil, filepath.Join(s.host.from, target), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	return s.cloneRoot(dir, unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_RDONLY, ids)
+}
+
+// prepareError makes the error of a root that could be opened, but not mounted.
+func prepareError(root string, err error) error {
+	e := &engine.Error{Op: "start", File: "rootfs", Value: root, Errno: engine.Errno(err), Err: err,
+		Cure: "see overlay in the file host, or try another rootfs.mode"}
+	if errors.As(err, new(*unmappable)) {
+		e.Errno, e.Cure = syscall.EOPNOTSUPP, "run it without a user namespace: "+withoutUserns
+	}
+	return e
 }
 
 // inherited are the attributes of the mount that a root is on which the container's root keeps.

@@ -26,8 +26,13 @@ func home(t testing.TB, s *Store, id string) {
 
 func prepare(t testing.TB, s *Store, id, root string, mode engine.RootMode) *Root {
 	t.Helper()
+	return prepareAs(t, s, id, root, mode, nil)
+}
+
+func prepareAs(t testing.TB, s *Store, id, root string, mode engine.RootMode, ids *IDs) *Root {
+	t.Helper()
 	home(t, s, id)
-	r, err := s.Prepare(id, root, mode)
+	r, err := s.Prepare(id, root, mode, ids)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +250,7 @@ func TestAttachedLayers(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
-			if r, err := s.Prepare("c", root, engine.RootVolatile); err != nil {
+			if r, err := s.Prepare("c", root, engine.RootVolatile, nil); err != nil {
 				t.Error(err)
 			} else {
 				r.Close()
@@ -275,7 +280,7 @@ func TestPrepareErrors(t *testing.T) {
 	}
 	home(t, s, "c")
 	for _, test := range tests {
-		r, err := s.Prepare(test.id, test.root, test.mode)
+		r, err := s.Prepare(test.id, test.root, test.mode, nil)
 		if err == nil {
 			r.Close()
 		}
@@ -305,7 +310,7 @@ func TestReadOnlyState(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ro.homes.Close()
-	if _, err := ro.Prepare("c", root, engine.RootOverlay); engine.Errno(err) != syscall.EROFS {
+	if _, err := ro.Prepare("c", root, engine.RootOverlay, nil); engine.Errno(err) != syscall.EROFS {
 		t.Errorf("Prepare = %v, want EROFS", err)
 	}
 }
@@ -318,7 +323,7 @@ func TestManyAtOnce(t *testing.T) {
 			id, from := fmt.Sprint("c", i), []string{root, engine.RootHost}[i%2]
 			for range 5 {
 				home(t, s, id)
-				r, err := s.Prepare(id, from, []engine.RootMode{"overlay", "volatile", "ro"}[i%3])
+				r, err := s.Prepare(id, from, []engine.RootMode{"overlay", "volatile", "ro"}[i%3], nil)
 				if err != nil {
 					t.Error(err)
 					return

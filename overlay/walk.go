@@ -17,13 +17,18 @@ const maxLinks = 40
 var (
 	errOwnMount = errors.New("it lies under ctrfs's own mount")
 	errProcLink = errors.New("it goes through a link of procfs, whose meaning depends on who asks")
+	errProcess  = errors.New("it is what procfs says of one process")
 	errRelative = errors.New("it is not an absolute path")
 )
 
 // open opens the directory at an absolute path, component by component, following symbolic links: no more than a
 // descriptor can be had of what lies below our own mount, and a single openat(2) would already have asked the server,
 // that is us, for each name on the way. The mount's own directory is recognised without a question to the server.
-func (s *Store) open(path string) (*os.File, error) {
+func (s *Store) open(path string) (*os.File, error) { return s.openAny(path, false) }
+
+// openAny is open, but takes a file of any type at the end of the path if files is set. Nothing happens to it: the
+// descriptor is a place only (O_PATH).
+func (s *Store) openAny(path string, files bool) (*os.File, error) {
 	if !strings.HasPrefix(path, "/") {
 		return nil, errRelative
 	}
@@ -31,7 +36,7 @@ func (s *Store) open(path string) (*os.File, error) {
 	if no != nil && (path == no.dir || strings.HasPrefix(path, strings.TrimSuffix(no.dir, "/")+"/")) {
 		return nil, errOwnMount
 	}
-	w := walk{no: no, rest: strings.Split(path, "/")}
+	w := walk{no: no, rest: strings.Split(path, "/"), files: files}
 	defer func() { w.at.Close() }()
 	if err := w.enter("/"); err != nil {
 		return nil, err
@@ -57,6 +62,7 @@ type walk struct {
 	at    *os.File   // where it has got to; nil before the first step
 	rest  []string   // the components still to go
 	links int        // how many links it went through
+	files bool       // it may end at what is no directory
 }
 
 // enter goes to the directory called name, or puts the text of a symbolic link of that name before the rest.
@@ -65,6 +71,10 @@ func (w *walk) enter(name string) error {
 	next, err := openat(w.at, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	if errors.Is(err, syscall.ENOTDIR) && w.at != nil {
 		return w.follow(name)
+	}
+	if err == nil && w.at != nil && w.isProcess(name) {
+		next.Close()
+		return errProcess
 	}
 	if err != nil {
 		return err
@@ -88,6 +98,9 @@ func (w *walk) enter(name string) error {
 func (w *walk) follow(name string) error {
 	text := make([]byte, unix.PathMax)
 	n, err := retry(func() (int, error) { return unix.Readlinkat(int(w.at.Fd()), name, text) })
+	if err != nil && w.files && len(w.rest) == 0 {
+		return w.end(name)
+	}
 	if err != nil {
 		return syscall.ENOTDIR // not a link either, so a file
 	}
@@ -96,11 +109,7 @@ func (w *walk) follow(name string) error {
 	}
 	// The links of procfs lead to an open file, which their text does not name: /proc/PID/root of a container reads as
 	// "/".
-	var fs unix.Statfs_t
-	if err := unix.Fstatfs(int(w.at.Fd()), &fs); err != nil {
-		return err
-	}
-	if fs.Type == unix.PROC_SUPER_MAGIC {
+	if w.inProc() {
 		return errProcLink
 	}
 	target := string(text[:n])
@@ -111,28 +120,79 @@ func (w *walk) follow(name string) error {
 	return nil
 }
 
-// rootProblems says for each way in which a root can be refused why, and what to do.
-var rootProblems = []struct {
-	err       error
-	errno     syscall.Errno
-	why, cure string
+// inProc reports whether the walk is in procfs. Where that cannot be known it is taken to be.
+func (w *walk) inProc() bool {
+	var fs unix.Statfs_t
+	return unix.Fstatfs(int(w.at.Fd()), &fs) != nil || fs.Type == unix.PROC_SUPER_MAGIC
+}
+
+// isProcess reports whether name, in the directory that the walk is at, is a process's in procfs.
+func (w *walk) isProcess(name string) bool {
+	if strings.Trim(name, "0123456789") != "" || !w.inProc() {
+		return false
+	}
+	const procRoot = 1 // PROC_ROOT_INO, include/linux/proc_fs.h
+	var st unix.Stat_t
+	return unix.Fstat(int(w.at.Fd()), &st) != nil || st.Ino == procRoot
+}
+
+// end goes to the file called name, which is neither a directory nor a link.
+func (w *walk) end(name string) error {
+	file, err := openat(w.at, name, unix.O_PATH|unix.O_NOFOLLOW)
+	if err != nil {
+		return err
+	}
+	var st unix.Statx_t
+	err = unix.Statx(int(file.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st)
+	if err == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK {
+		err = syscall.ELOOP // it has become a link meanwhile
+	}
+	if err == nil && w.no != nil && unix.Mkdev(st.Dev_major, st.Dev_minor) == w.no.dev {
+		err = errOwnMount // a file of ours, bound elsewhere
+	}
+	if err != nil {
+		file.Close()
+		return err
+	}
+	w.at.Close()
+	w.at = file
+	return nil
+}
+
+// problems says for each way in which a path can be refused why, and what to do where it is a root, and where it is the
+// source of a mount.
+var problems = []struct {
+	err                error
+	errno              syscall.Errno
+	why                string
+	rootCure, bindCure string
 }{
-	{syscall.ENOENT, syscall.ENOENT, "no such directory", "create it, or write host"},
-	{syscall.ENOTDIR, syscall.ENOTDIR, "not a directory", "write the path of a directory, or host"},
-	{syscall.EACCES, syscall.EACCES, "", "write the path of a directory that root may search"},
-	{syscall.ELOOP, syscall.ELOOP, "too many symbolic links", "write the path that they should lead to"},
-	{syscall.ETIMEDOUT, syscall.ETIMEDOUT, "the path does not answer", "see whether the file server that it is on is up"},
-	{errOwnMount, syscall.EINVAL, errOwnMount.Error(), "write a directory outside the mount"},
-	{errProcLink, syscall.EINVAL, errProcLink.Error(), "write the path that it should lead to"},
-	{errRelative, syscall.EINVAL, errRelative.Error(), "write the absolute path of a directory, or host"},
+	{syscall.ENOENT, syscall.ENOENT, "there is nothing at this path", "create it, or write host", "create it first"},
+	{syscall.ENOTDIR, syscall.ENOTDIR, "not a directory", "write the path of a directory, or host", "write a path whose every part but the last is a directory"},
+	{syscall.EACCES, syscall.EACCES, "", "write the path of a directory that root may search", "write a path that root may search"},
+	{syscall.ELOOP, syscall.ELOOP, "too many symbolic links", "write the path that they should lead to", "write the path that they should lead to"},
+	{syscall.ETIMEDOUT, syscall.ETIMEDOUT, "the path does not answer", "see whether the file server that it is on is up", "see whether the file server that it is on is up"},
+	{errOwnMount, syscall.EINVAL, errOwnMount.Error(), "write a directory outside the mount", "write a path outside the mount"},
+	{errProcLink, syscall.EINVAL, errProcLink.Error(), "write the path that it should lead to", "write the path that it should lead to"},
+	{errProcess, syscall.EINVAL, errProcess.Error(), "write a directory outside /proc", "write a path outside /proc"},
+	{errRelative, syscall.EINVAL, errRelative.Error(), "write the absolute path of a directory, or host", "write an absolute path"},
 }
 
 // rootError makes the error of a root that cannot be used.
 func rootError(op, root string, err error) error {
-	for _, p := range rootProblems {
-		if errors.Is(err, p.err) {
-			return &engine.Error{Op: op, File: "rootfs", Value: root, Errno: p.errno, Why: p.why, Cure: p.cure}
+	return pathError(op, "rootfs", root, err)
+}
+
+func pathError(op, file, value string, err error) error {
+	for _, p := range problems {
+		if !errors.Is(err, p.err) {
+			continue
 		}
+		e := &engine.Error{Op: op, File: file, Value: value, Errno: p.errno, Why: p.why, Cure: p.rootCure}
+		if file == mountsFile {
+			e.Cure = p.bindCure
+		}
+		return e
 	}
-	return &engine.Error{Op: op, File: "rootfs", Value: root, Errno: engine.Errno(err), Err: err}
+	return &engine.Error{Op: op, File: file, Value: value, Errno: engine.Errno(err), Err: err}
 }

@@ -9,18 +9,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// OpenNamespace opens the namespace that a path of the host stands for: a file of /proc/PID/ns, or a bind mount of one, as
-// ip-netns(8) makes them. kind is its CLONE_NEW* flag. Errors: EINVAL (no namespace, or one of another kind), and those of
+// OpenNamespace opens the namespace that is mounted at a path of the host, as ip-netns(8) and unshare(1) do it. What procfs
+// shows is refused as for roots: a pid may be another process's by the time of the start. kind is its CLONE_NEW* flag. Errors: EINVAL (no namespace, or one of another kind), and those of
 // [Store.Check].
 func (s *Store) OpenNamespace(path string, kind int) (*os.File, error) {
-	return bounded(func() (*os.File, error) {
+	f, err := bounded(func() (*os.File, error) {
 		dir, err := s.open(filepath.Dir(path))
 		if err != nil {
 			return nil, err
 		}
 		defer dir.Close()
 		// Not opened before it is known to be a namespace: a FIFO would wait, and a device would do something.
-		at, err := last(dir, filepath.Base(path))
+		at, err := openat(dir, filepath.Base(path), unix.O_PATH|unix.O_NOFOLLOW)
 		if err != nil {
 			return nil, err
 		}
@@ -42,25 +42,8 @@ func (s *Store) OpenNamespace(path string, kind int) (*os.File, error) {
 		}
 		return f, nil
 	}, (*os.File).Close)
-}
-
-// last takes the last step of a path to a namespace. A link is followed on procfs only, where it is the namespace itself.
-func last(dir *os.File, name string) (*os.File, error) {
-	at, err := openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW)
 	if err != nil {
-		return nil, err
+		return nil, pathError("start", "namespaces", path, err)
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(at.Fd()), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFLNK {
-		return at, err
-	}
-	defer at.Close()
-	var fs unix.Statfs_t
-	if err := unix.Fstatfs(int(at.Fd()), &fs); err != nil {
-		return nil, err
-	}
-	if fs.Type != unix.PROC_SUPER_MAGIC {
-		return nil, syscall.ELOOP
-	}
-	return openat(dir, name, unix.O_PATH)
+	return f, nil
 }

@@ -11,12 +11,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrfs/ctrfs/engine"
 	"github.com/ctrfs/ctrfs/engine/launch"
 	"github.com/ctrfs/ctrfs/engine/plan"
-	"github.com/ctrfs/ctrfs/netns"
 )
 
 // requireRoot stops a test that launches for real when nobody here may do that; in CI that is a failure.
@@ -41,17 +41,6 @@ func hostTree(t testing.TB) *os.File {
 	f := os.NewFile(uintptr(fd), "root")
 	t.Cleanup(func() { f.Close() })
 	return f
-}
-
-// newNet makes a network namespace.
-func newNet(t testing.TB) *os.File {
-	t.Helper()
-	ns, err := netns.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ns.Close() })
-	return ns
 }
 
 // result is what became of a launch.
@@ -80,7 +69,14 @@ func try(t testing.TB, c *engine.Config, root *os.File, limit time.Duration) res
 		t.Fatal(err)
 	}
 	defer log.Close()
-	program, err := launch.Assemble(steps, launch.Files{Net: newNet(t), Roots: []*os.File{root}, Null: null, Log: log})
+	made, err := launch.Namespaces(2, testMap, testMap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer made[0].Close()
+	defer made[1].Close()
+	program, err := launch.Assemble(steps, launch.Files{Net: made[1], Roots: []*os.File{root}, Null: null, Log: log,
+		Join: map[specs.LinuxNamespaceType]*os.File{specs.UserNamespace: made[0]}})
 	if err != nil {
 		return result{err: err}
 	}

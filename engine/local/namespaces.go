@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrfs/ctrfs/engine"
+	"github.com/ctrfs/ctrfs/engine/plan"
 	"github.com/ctrfs/ctrfs/netns"
 	"github.com/ctrfs/ctrfs/overlay"
 )
@@ -174,7 +175,7 @@ func (c *container) openNamespace(kind namespaceKind, choice engine.NamespaceCho
 	if choice.Path != "" {
 		f, err := c.e.roots.OpenNamespace(choice.Path, namespaceFlags[kind.Name])
 		if err != nil {
-			return refuse(engine.Errno(err), err.Error(), "name a namespace of that kind, such as one that ip netns has made")
+			return nil, err
 		}
 		return f, nil
 	}

@@ -70,10 +70,13 @@ func (s *starting) run() error {
 	if err != nil {
 		return err
 	}
-	if s.steps, err = c.plan(s.view, described, s.around); err != nil {
+	if err = s.prepare(); err != nil {
 		return err
 	}
-	if err = s.prepare(); err != nil {
+	if err = s.lookUpUser(); err != nil {
+		return err
+	}
+	if s.steps, err = c.plan(s.view, described, s.around); err != nil {
 		return err
 	}
 	if err = s.openLog(); err != nil {
@@ -94,6 +97,22 @@ func (s *starting) run() error {
 	if err != nil {
 		return s.explain(err)
 	}
+	return nil
+}
+
+// lookUpUser replaces a user that is configured by name by its numbers.
+func (s *starting) lookUpUser() error {
+	if s.view.Config.Extension.User == "" {
+		return nil
+	}
+	found, err := lookUp(s.view.Config.Extension.User, s.root.Mounts[0].File)
+	if err != nil {
+		return err
+	}
+	next := s.view.Config.Clone()
+	found.Umask = next.Spec.Process.User.Umask
+	next.Spec.Process.User = *found
+	s.view.Config = next
 	return nil
 }
 

@@ -43,6 +43,11 @@ func lookUp(text string, root *os.File) (*specs.User, error) {
 	case err != nil:
 		return refuse(syscall.EINVAL, err)
 	}
+	for _, id := range append(found.Sgids, found.Uid, found.Gid) {
+		if id < 0 || id >= 1<<32-1 { // (uid_t)-1 means "leave it as it is" to setresuid(2)
+			return refuse(syscall.EINVAL, fmt.Errorf("%d is no id", id))
+		}
+	}
 	out := &specs.User{UID: uint32(found.Uid), GID: uint32(found.Gid)}
 	for _, g := range found.Sgids {
 		out.AdditionalGids = append(out.AdditionalGids, uint32(g))

@@ -44,6 +44,9 @@ func Build(c *engine.Config, h Host) ([]Step, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
+	if err := unlaunched(c); err != nil {
+		return nil, err
+	}
 	rights, err := rightsOf(spec, h)
 	if err != nil {
 		return nil, err
@@ -95,6 +98,11 @@ func files(spec *specs.Spec, h Host, n namespaces) []Step {
 	for i, r := range h.Roots {
 		if i == 0 {
 			steps = append(steps, Root{r.Text, h.Mountpoint})
+			// Not earlier: only the host's root reaches the mountpoint, which it owns, whatever its rights. Not later: what
+			// is made in the root belongs to the container's.
+			if n.apartFromHost() {
+				steps = append(steps, BecomeRoot{})
+			}
 		} else {
 			steps = append(steps, Attach{i, r.Target, r.Text})
 		}

@@ -51,7 +51,7 @@ func (n namespaces) joined(t specs.LinuxNamespaceType) string {
 // owns reports whether the container's user namespace owns its namespace of that type. Of those that are joined this is so
 // when the user namespace is joined with them, as in a pod.
 func (n namespaces) owns(t specs.LinuxNamespaceType) bool {
-	if !n.isNew(specs.UserNamespace) && n.joined(specs.UserNamespace) == "" {
+	if !n.apartFromHost() {
 		return true // it is the host's, which owns all
 	}
 	return n.isNew(t) || n.joined(t) != "" && n.joined(specs.UserNamespace) != ""
@@ -77,9 +77,10 @@ func (n namespaces) enter() []Step {
 			clone.Namespaces = append(clone.Namespaces, ns.Type)
 		}
 	}
-	made = append(made, clone)
-	if n.isNew(specs.UserNamespace) || n.joined(specs.UserNamespace) != "" {
-		made = append(made, BecomeRoot{})
-	}
-	return made
+	return append(made, clone)
+}
+
+// apartFromHost reports whether the container has another user namespace than the host's.
+func (n namespaces) apartFromHost() bool {
+	return n.isNew(specs.UserNamespace) || n.joined(specs.UserNamespace) != ""
 }

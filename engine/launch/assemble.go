@@ -22,6 +22,7 @@ type Files struct {
 	Join   map[specs.LinuxNamespaceType]*os.File // namespaces to enter: those of plan.Join
 	Roots  []*os.File                            // detached mounts, the root first
 	Mounts *os.File                              // the mount namespace to enter: that of plan.EnterMounts
+	Binds  []*os.File                            // prepared trees: those of plan.Bind
 	Null   *os.File                              // /dev/null, for stdin
 	Log    *os.File                              // for stdout and stderr
 }
@@ -108,6 +109,8 @@ func (a *assembler) add(s plan.Step) error {
 		a.attach(a.file(a.files.Roots[s.Index]), a.target(s.Target, unix.O_DIRECTORY, 0))
 	case plan.Mount:
 		a.mount(s)
+	case plan.Bind:
+		a.bind(s)
 	case plan.DropOldRoot:
 		a.call(unix.SYS_UMOUNT2, a.path("."), num(unix.MNT_DETACH))
 	case plan.PlaceDevices:
@@ -255,7 +258,12 @@ func (a *assembler) mount(s plan.Mount) {
 	if s.Strict {
 		resolve = unix.RESOLVE_NO_SYMLINKS
 	}
-	target := a.target(s.Target, unix.O_DIRECTORY, resolve)
+	var target arg
+	if s.Exists {
+		target = a.existing(s.Target, unix.O_DIRECTORY)
+	} else {
+		target = a.target(s.Target, unix.O_DIRECTORY, resolve)
+	}
 	fs := a.result(a.call(unix.SYS_FSOPEN, a.path(s.Type), num(unix.FSOPEN_CLOEXEC)))
 	if s.Source != "" {
 		a.call(unix.SYS_FSCONFIG, fs, num(unix.FSCONFIG_SET_STRING), a.path("source"), a.path(s.Source), num(0))
@@ -270,6 +278,9 @@ func (a *assembler) mount(s plan.Mount) {
 	a.call(unix.SYS_FSCONFIG, fs, num(unix.FSCONFIG_CMD_CREATE), num(0), num(0), num(0))
 	mount := a.result(a.call(unix.SYS_FSMOUNT, fs, num(unix.FSMOUNT_CLOEXEC), num(s.Attr)))
 	a.attach(mount, target)
+	if s.Propagation != 0 {
+		a.propagate(mount, s.Propagation)
+	}
 }
 
 // placeDevices makes an empty file for each node and mounts the host's node on it.

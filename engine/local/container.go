@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -228,7 +229,18 @@ func (c *container) commit(old, next *engine.Config) error {
 			return err
 		}
 	}
+	moved := c.View().State.Active() && !slices.Equal(old.Mounts(), next.Mounts())
+	if moved {
+		if err := c.remount(next, old.AdditionalMounts(), next.AdditionalMounts()); err != nil {
+			return err
+		}
+	}
 	err := c.amend(func(r *record) { r.Config = next })
+	if err != nil && moved {
+		if undo := c.remount(old, next.AdditionalMounts(), old.AdditionalMounts()); undo != nil {
+			c.e.log.Error("mounts are not what the configuration says", "container", c.id, "err", undo)
+		}
+	}
 	if err != nil && group != nil {
 		if undo := group.Apply(old.Spec.Linux.Resources); undo != nil {
 			c.e.log.Error("limits are not what the configuration says", "container", c.id, "err", undo)

@@ -54,6 +54,8 @@ type starting struct {
 	newLog string
 	join   *cgroup.Join
 	around *surroundings
+	binds  []*os.File
+	plain  []bool // of each, whether it is no directory
 	begun  bool
 	steps  []plan.Step
 }
@@ -76,7 +78,12 @@ func (s *starting) run() error {
 	if err = s.lookUpUser(); err != nil {
 		return err
 	}
-	if s.steps, err = c.plan(s.view, described, s.around); err != nil {
+	s.binds, s.plain, err = c.openBinds(s.view.Config.AdditionalMounts(), s.around.ids)
+	defer closeFiles(s.binds)
+	if err != nil {
+		return err
+	}
+	if s.steps, err = c.plan(s.view, described, s.around, s.plain); err != nil {
 		return err
 	}
 	if err = s.openLog(); err != nil {
@@ -86,7 +93,7 @@ func (s *starting) run() error {
 		return err
 	}
 	defer s.join.Close()
-	files := launch.Files{Net: s.around.net, Join: s.around.files, Tasks: s.join.Tasks, Into: s.join.Into, Null: e.facts.null, Log: s.log}
+	files := launch.Files{Net: s.around.net, Join: s.around.files, Binds: s.binds, Tasks: s.join.Tasks, Into: s.join.Into, Null: e.facts.null, Log: s.log}
 	for _, m := range s.root.Mounts {
 		files.Roots = append(files.Roots, m.File)
 	}
@@ -117,9 +124,9 @@ func (s *starting) lookUpUser() error {
 }
 
 // plan makes the list of steps.
-func (c *container) plan(v *engine.View, mounts []overlay.Mount, around *surroundings) ([]plan.Step, error) {
+func (c *container) plan(v *engine.View, mounts []overlay.Mount, around *surroundings, plain []bool) ([]plan.Step, error) {
 	h := plan.Host{Name: v.Name, Cgroup: c.groupPath(), Limits: limitWords(v.Config), Mountpoint: c.e.facts.mountpoint,
-		LastCap: c.e.facts.lastCap, NoFile: c.e.facts.noFile, Joined: around.joined, IDs: around.text}
+		LastCap: c.e.facts.lastCap, NoFile: c.e.facts.noFile, Joined: around.joined, IDs: around.text, BindFiles: plain}
 	for _, m := range mounts {
 		h.Roots = append(h.Roots, plan.Prepared{Target: m.Target, Text: m.Text})
 	}
@@ -157,7 +164,7 @@ func (c *container) Plan() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	list, err := c.plan(v, mounts, c.describe(v.Config))
+	list, err := c.plan(v, mounts, c.describe(v.Config), nil)
 	if err != nil {
 		return "", err
 	}

@@ -18,6 +18,8 @@ type Host struct {
 	Mountpoint string     // an empty directory that only root can reach
 	// Joined says of each namespace that is not made anew where it comes from, in words; [OfHost] is the host's own.
 	Joined map[specs.LinuxNamespaceType]string
+	// BindFiles says of each bind mount of the configuration, in order, whether its source is no directory.
+	BindFiles []bool
 	// IDs is the mapping of the new user namespace, in words.
 	IDs     string
 	LastCap int    // the highest capability that the kernel knows, /proc/sys/kernel/cap_last_cap
@@ -68,16 +70,19 @@ func Build(c *engine.Config, h Host) ([]Step, error) {
 		steps = append(steps, TimeNamespace{})
 	}
 	steps = append(steps, Private{}, TakeDevices{deviceNodes})
-	steps = append(steps, files(spec, h, n)...)
+	steps = append(steps, files(c, h, n)...)
 	steps = append(steps, rights...)
 	return append(steps, Stdio{}, CloseRest{}, Exec{candidates(spec.Process), spec.Process.Args, spec.Process.Env}), nil
 }
 
 // files are the steps that make the container's view of files. The new procfs and sysfs come before the old root goes: a
 // kernel that lets a user namespace mount them wants to see that the old ones were visible.
-func files(spec *specs.Spec, h Host, n namespaces) []Step {
+func files(c *engine.Config, h Host, n namespaces) []Step {
+	spec := &c.Spec
+	more := c.AdditionalMounts()
+	customary := Without(spec.Mounts, more)
 	var steps, early, late []Step
-	for _, m := range spec.Mounts {
+	for _, m := range customary {
 		attr, options := split(m.Options)
 		kernel := m.Type == "proc" || m.Type == "sysfs"
 		if shows, ok := shown[m.Type]; ok && !n.owns(shows) {
@@ -113,6 +118,10 @@ func files(spec *specs.Spec, h Host, n namespaces) []Step {
 	steps = append(steps, PlaceDevices{deviceNodes})
 	for _, l := range deviceLinks {
 		steps = append(steps, l)
+	}
+	bind := 0
+	for _, m := range more {
+		steps = append(steps, additional(m, h, &bind))
 	}
 	for _, p := range spec.Linux.ReadonlyPaths {
 		steps = append(steps, ReadOnly{path.Clean(p)})

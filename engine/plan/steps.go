@@ -68,6 +68,8 @@ type (
 		Attr                 uint64   // MOUNT_ATTR_*, mount_setattr(2)
 		Options              []string // of the file system
 		Strict               bool     // a symbolic link anywhere in Target is refused
+		Exists               bool     // Target is not created, and must be there
+		Propagation          uint64   // MS_*, or 0
 	}
 	// Borrow picks up the host's own mount of a kernel file system, read-only, where the kernel does not let a user namespace
 	// make one: the namespace that it shows is not the container's own.

@@ -13,7 +13,6 @@ var settable = []struct {
 	file string
 	get  func(*engine.Config) any
 }{
-	{"mounts", func(c *engine.Config) any { return c.Mounts() }},
 	{"seccomp", func(c *engine.Config) any { return c.Seccomp() == engine.SeccompDefault }},
 	{"apparmor", func(c *engine.Config) any { return c.AppArmor() }},
 	{"selinux", func(c *engine.Config) any { return c.SELinux() }},

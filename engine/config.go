@@ -20,6 +20,10 @@ type Extension struct {
 	RootMode    RootMode `json:"rootfs.mode"`
 	StopSignal  string   `json:"stop.signal"`  // without the SIG prefix
 	StopTimeout int      `json:"stop.timeout"` // seconds
+
+	User    string                              `json:"user,omitempty"`    // what [Config.SetUser] leaves for the start to look up
+	Seccomp string                              `json:"seccomp,omitempty"` // SeccompUnconfined, or "" for what linux.seccomp says
+	Join    map[specs.LinuxNamespaceType]string `json:"join,omitempty"`    // other containers whose namespaces are used
 }
 
 // RootMode is what happens to a container's writes: the content of rootfs.mode.
@@ -71,7 +75,7 @@ var defaultMounts = []specs.Mount{
 // container's name then, also after a rename.
 func NewConfig() *Config {
 	caps := func() []string { return slices.Clone(defaultCapabilities) }
-	return &Config{
+	c := &Config{
 		Spec: specs.Spec{
 			Version: specs.Version,
 			Process: &specs.Process{
@@ -85,7 +89,7 @@ func NewConfig() *Config {
 			Linux: &specs.Linux{
 				Namespaces: []specs.LinuxNamespace{
 					{Type: specs.PIDNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.MountNamespace},
-					{Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.CgroupNamespace},
+					{Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.UserNamespace}, {Type: specs.CgroupNamespace},
 				},
 				Resources:     &specs.LinuxResources{},
 				MaskedPaths:   slices.Clone(defaultMasked),
@@ -94,6 +98,8 @@ func NewConfig() *Config {
 		},
 		Extension: Extension{RootMode: RootOverlay, StopSignal: "TERM", StopTimeout: 10},
 	}
+	c.SetDevices(defaultDevices) // never fails: they are ours, and a test reads them back
+	return c
 }
 
 func cloneMounts(m []specs.Mount) []specs.Mount {

@@ -9,8 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-
-	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // annotation is the prefix of the annotations by which the [Extension] travels in config.json.
@@ -37,6 +35,15 @@ var extensions = []struct {
 			}
 			return c.SetStopTimeout(int(n))
 		}},
+	{annotation + "user",
+		func(c *Config) string { return c.Extension.User },
+		func(c *Config, v string) error { return c.SetUser(v) }},
+	{annotation + "seccomp",
+		func(c *Config) string { return c.Extension.Seccomp },
+		func(c *Config, v string) error { return c.setSeccompWord(v) }},
+	{annotation + "namespaces",
+		func(c *Config) string { return c.joins() },
+		func(c *Config, v string) error { return c.setJoins(v) }},
 }
 
 // honoured lists the fields of the specification, by their path in config.json, that a start acts upon. A field that is
@@ -47,6 +54,7 @@ var honoured = []string{
 	"process.user.uid", "process.user.gid", "process.user.umask", "process.user.additionalGids",
 	"linux.namespaces", "linux.maskedPaths", "linux.readonlyPaths", "linux.resources.memory.limit",
 	"linux.resources.pids.limit", "linux.resources.cpu.shares", "linux.resources.cpu.quota", "linux.resources.cpu.period",
+	"linux.devices", "linux.resources.devices",
 }
 
 // OCI returns the configuration as an OCI runtime specification, indented JSON: the content of config.json. A hostname
@@ -58,7 +66,9 @@ func (c *Config) OCI() ([]byte, error) {
 		out.Spec.Annotations = map[string]string{}
 	}
 	for _, x := range extensions {
-		out.Spec.Annotations[x.key] = x.get(c)
+		if v := x.get(c); v != "" {
+			out.Spec.Annotations[x.key] = v
+		}
 	}
 	text, err := json.MarshalIndent(&out.Spec, "", "  ")
 	return append(text, '\n'), err
@@ -128,9 +138,11 @@ func (c *Config) adopt() error {
 		}
 	}
 	if limited {
-		return c.SetCPUMax(quota, period)
+		if err := c.SetCPUMax(quota, period); err != nil {
+			return err
+		}
 	}
-	return nil
+	return c.adoptIsolation()
 }
 
 // unhonoured returns the path of the first field that is set and that nothing acts upon, or "".
@@ -178,39 +190,19 @@ func emptyJSON(node any) bool {
 	return false
 }
 
-// namespaceTypes are the namespaces that a container is given anew.
-var namespaceTypes = []specs.LinuxNamespaceType{
-	specs.PIDNamespace, specs.NetworkNamespace, specs.MountNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.CgroupNamespace,
-}
-
-// mountTypes are the file systems that a start mounts.
-var mountTypes = []string{"proc", "sysfs", "tmpfs", "devpts", "mqueue"}
-
 // Validate checks what no single setting can: that a start could honour the configuration as a whole. It runs when a
 // configuration is written and again before every start, whoever wrote it.
 func (c *Config) Validate() error {
 	refuse := func(file, why string) error {
 		return &Error{Op: "check", File: file, Errno: syscall.EOPNOTSUPP, Why: why, Cure: "leave it out of config.json"}
 	}
-	seen := map[specs.LinuxNamespaceType]bool{}
-	for _, ns := range c.Spec.Linux.Namespaces {
-		if !slices.Contains(namespaceTypes, ns.Type) || ns.Path != "" {
-			return refuse("linux.namespaces", fmt.Sprintf("namespace %s %s is not supported", ns.Type, ns.Path))
-		}
-		seen[ns.Type] = true
-	}
-	for _, t := range namespaceTypes {
-		if !seen[t] {
-			return refuse("linux.namespaces", fmt.Sprintf("a container without its own %s namespace is not supported", t))
-		}
-	}
 	for _, m := range c.Spec.Mounts {
-		if !slices.Contains(mountTypes, m.Type) {
-			return refuse("mounts", fmt.Sprintf("type %q on %s is not supported", m.Type, m.Destination))
-		}
-		if !strings.HasPrefix(m.Destination, "/") || len(m.UIDMappings)+len(m.GIDMappings) > 0 {
-			return refuse("mounts", fmt.Sprintf("destination %q is not an absolute path, or it asks for an id mapping", m.Destination))
+		if why, _ := mountFault(m); why != "" {
+			return refuse("mounts", fmt.Sprintf("on %s: %s", m.Destination, why))
 		}
 	}
-	return nil
+	if err := c.validateNamespaces(); err != nil {
+		return err
+	}
+	return c.validateDevices()
 }

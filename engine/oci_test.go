@@ -49,8 +49,13 @@ func TestOCIRefusals(t *testing.T) {
 		{"another version", `"ociVersion": "1`, `"ociVersion": "2`, syscall.EINVAL, "ociVersion"},
 		{"a field that nobody honours", `"cwd": "/"`, `"cwd": "/", "oomScoreAdj": 5`, syscall.EOPNOTSUPP, "process.oomScoreAdj"},
 		{"hooks", `"mounts"`, `"hooks": {"poststop": [{"path": "/x"}]}, "mounts"`, syscall.EOPNOTSUPP, "hooks.poststop"},
-		{"a foreign namespace", `"type": "pid"`, `"type": "pid", "path": "/proc/1/ns/pid"`, syscall.EOPNOTSUPP, "namespace"},
-		{"no namespace", `"type": "pid"`, `"type": "user"`, syscall.EOPNOTSUPP, "user"},
+		{"a relative namespace", `"type": "pid"`, `"type": "pid", "path": "proc/1/ns/pid"`, syscall.EINVAL, "namespace"},
+		{"a namespace twice", `"type": "pid"`, `"type": "user"`, syscall.EINVAL, "user"},
+		{"an unknown namespace", `"type": "pid"`, `"type": "nosuch"`, syscall.EINVAL, "nosuch"},
+		{"the host's mounts", `"type": "mount"`, `"type": "time"`, syscall.EINVAL, "mnt host"},
+		{"a device that is denied", `"access": "rwm"`, `"access": "rwm"}, {"allow": false, "type": "c", "access": "r"`, syscall.EOPNOTSUPP, "denies"},
+		{"a bad mask", `"/proc/acpi"`, `"proc/acpi"`, syscall.EINVAL, "masked"},
+		{"a bad annotation", `"annotations": {`, `"annotations": {"org.ctrfs.namespaces": "net host",`, syscall.EINVAL, "net host"},
 		{"a strange mount", `"type": "mqueue"`, `"type": "bind"`, syscall.EOPNOTSUPP, "bind"},
 		{"a relative cwd", `"cwd": "/"`, `"cwd": "tmp"`, syscall.EINVAL, "cwd"},
 		{"a bad signal", `"org.ctrfs.stop.signal": "TERM"`, `"org.ctrfs.stop.signal": "NOPE"`, syscall.EINVAL, "stop.signal"},
@@ -72,8 +77,19 @@ func TestOCIRefusals(t *testing.T) {
 // TestOCIMinimum: a specification may leave nearly everything out; what a start needs all the same is asked for by name.
 func TestOCIMinimum(t *testing.T) {
 	_, err := ParseOCI([]byte(`{"ociVersion":"1.0.0"}`))
-	if Errno(err) != syscall.EOPNOTSUPP || !strings.Contains(err.Error(), "pid namespace") {
+	if Errno(err) != syscall.EINVAL || !strings.Contains(err.Error(), "mnt host") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestOCIDevices: what a specification does not say about devices is what every container has; nothing is something else.
+func TestOCIDevices(t *testing.T) {
+	const head = `{"ociVersion":"1.0.0","linux":{"namespaces":[{"type":"mount"}]`
+	for text, want := range map[string]int{head + "}}": len(defaultDevices), head + `,"resources":{"devices":[{"allow":false,"access":"rwm"}]}}}`: 0} {
+		c, err := ParseOCI([]byte(text))
+		if err != nil || len(c.Devices()) != want {
+			t.Errorf("%s: %v, %v", text, c, err)
+		}
 	}
 }
 

@@ -34,6 +34,9 @@ func Build(c *engine.Config, h Host) ([]Step, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
+	if err := unlaunched(c); err != nil {
+		return nil, err
+	}
 	rights, err := rightsOf(spec, h)
 	if err != nil {
 		return nil, err
@@ -55,10 +58,11 @@ func Build(c *engine.Config, h Host) ([]Step, error) {
 }
 
 // cloned are the namespaces that clone3(2) makes. The cgroup namespace is not one: its root is the group that its maker is
-// in, and the child joins its group later. Nor is the network namespace, which is made ahead.
+// in, and the child joins its group later. Nor is the network namespace, which is made ahead, nor the user namespace: the child has none
+// of its own yet.
 func cloned(all []specs.LinuxNamespace) (out []specs.LinuxNamespaceType) {
 	for _, ns := range all {
-		if ns.Type != specs.CgroupNamespace && ns.Type != specs.NetworkNamespace {
+		if ns.Type != specs.CgroupNamespace && ns.Type != specs.NetworkNamespace && ns.Type != specs.UserNamespace {
 			out = append(out, ns.Type)
 		}
 	}

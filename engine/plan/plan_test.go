@@ -80,6 +80,7 @@ func TestRefusals(t *testing.T) {
 		{"no such capability", "CAP_NOPE", syscall.EINVAL, func(c *engine.Config) { c.Spec.Process.Capabilities.Bounding = []string{"CAP_NOPE"} }},
 		{"no such limit", "RLIMIT_NOPE", syscall.EINVAL, func(c *engine.Config) { c.Spec.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOPE"}} }},
 		{"a shared namespace", "namespace", syscall.EOPNOTSUPP, func(c *engine.Config) { c.Spec.Linux.Namespaces = c.Spec.Linux.Namespaces[1:] }},
+		{"what no step honours yet", "sysctl", syscall.EOPNOTSUPP, func(c *engine.Config) { c.Spec.Linux.Sysctl = map[string]string{"net.x": "1"} }},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

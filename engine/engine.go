@@ -116,6 +116,9 @@ type Container interface {
 	Stats() []Stat
 	// Processes lists what runs in the container and below it.
 	Processes() ([]Process, error)
+	// NamespaceLink returns a path that stands for the container's namespace of a kind, by its name in [Namespaces]: what
+	// setns(2) can open, on this machine, at this moment. There is none while nothing runs and nothing holds it.
+	NamespaceLink(name string) (target string, ok bool)
 	// Plan returns the steps that Start takes or took, one a line.
 	Plan() (string, error)
 	// Log opens what the program wrote. Its size is true and grows.

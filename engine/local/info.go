@@ -100,6 +100,17 @@ func printable(s string) string {
 	return s
 }
 
+// NamespaceLink implements [engine.Container]. It is the kernel's own link of PID 1.
+func (c *container) NamespaceLink(name string) (target string, ok bool) {
+	c.mu.Lock()
+	pid := c.pid
+	c.mu.Unlock()
+	if pid == 0 {
+		return "", false
+	}
+	return fmt.Sprintf("/proc/%d/ns/%s", pid, name), true
+}
+
 // gauges are the resource files that hold one number, by the name of the statistic.
 var gauges = []string{"memory.current", "memory.peak", "pids.current"}
 

@@ -24,7 +24,12 @@ func (t *tree) newDir(c engine.Container) *dir {
 // Lookup finds a file by the table, then a container. The size of a file is not left out although the kernel asks for it
 // again: a size of 0 would, for a moment, end a concurrent sendfile(2).
 func (d *dir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	if r := d.scope.byName[name]; r != nil {
+	if r := d.scope.byName[name]; r != nil && r.links != nil {
+		l := &links{node{tree: d.tree, c: d.c, id: d.id}, r}
+		l.fill(&out.Attr)
+		out.SetEntryTimeout(forever)
+		return d.NewInode(ctx, l, fs.StableAttr{Mode: syscall.S_IFDIR, Ino: inode(d.id, name)}), 0
+	} else if r != nil {
 		f := &file{node{tree: d.tree, c: d.c, id: d.id}, r, inode(d.id, name)}
 		f.fill(&out.Attr)
 		out.SetEntryTimeout(forever)
@@ -91,7 +96,11 @@ func (d *dir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
 		{Name: "..", Mode: syscall.S_IFDIR, Ino: up},
 	}
 	for _, r := range d.scope.rows {
-		entries = append(entries, fuse.DirEntry{Name: r.name, Mode: syscall.S_IFREG, Ino: inode(d.id, r.name)})
+		kind := uint32(syscall.S_IFREG)
+		if r.links != nil {
+			kind = syscall.S_IFDIR
+		}
+		entries = append(entries, fuse.DirEntry{Name: r.name, Mode: kind, Ino: inode(d.id, r.name)})
 	}
 	for _, c := range d.tree.engine.Children(d.c) {
 		v := c.View()
@@ -124,8 +133,12 @@ func (d *dir) Mkdir(ctx context.Context, name string, mode uint32, out *fuse.Ent
 	return d.enter(ctx, c, out), 0
 }
 
-// Rmdir removes a container with everything it owned; its control files do not stand in the way.
+// Rmdir removes a container with everything it owned; its control files do not stand in the way. A directory of links is
+// part of the container: as with files that are not settings, removing it alone does nothing.
 func (d *dir) Rmdir(ctx context.Context, name string) syscall.Errno {
+	if r := d.scope.byName[name]; r != nil && r.links != nil {
+		return 0
+	}
 	c, ok := d.tree.engine.Child(d.c, name)
 	if !ok {
 		return syscall.ENOENT

@@ -194,6 +194,9 @@ func (c *memContainer) Update(by engine.Caller, file string, live bool, change f
 	if err := change(cfg); err != nil {
 		return err
 	}
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
 	c.view.Config = cfg
 	c.gen.Add(1)
 	return nil
@@ -339,6 +342,11 @@ func (c *memContainer) Processes() ([]engine.Process, error) {
 		out = append(out, procs...)
 	}
 	return out, nil
+}
+
+// NamespaceLink leads to this process's own namespaces while the container runs.
+func (c *memContainer) NamespaceLink(name string) (string, bool) {
+	return "/proc/self/ns/" + name, c.View().PID != 0
 }
 
 func (c *memContainer) Plan() (string, error) {

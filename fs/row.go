@@ -24,8 +24,10 @@ type row struct {
 	log  func(engine.Container) (engine.Log, error)                     // a file of its own, read where it lies
 	set  setter                                                         // a setting of one value
 	list *listing                                                       // a setting of many items
-	keys func(c *engine.Config, key, value string) error                // a setting of many keys, each changed alone
+	keys func(c *engine.Config, key, value string) error                // a setting of many keys, each changed alone; "" resets one
 	act  func(by engine.Caller, c engine.Container, value string) error // an order, or a kernel file that is written
+
+	links *linking // a directory of links; nothing else goes with it
 }
 
 // source is what a reader makes text from. In the root there is no container and no view.
@@ -53,6 +55,7 @@ const (
 	modeSetting = 0o644
 	modeState   = 0o444
 	modeAction  = 0o200
+	modeLinks   = 0o555
 )
 
 // What a row can do. Everything else that depends on the kind of a file asks one of these, so that a new kind of handler
@@ -64,6 +67,8 @@ func (r *row) setting() bool  { return r.set != nil || r.list != nil || r.keys !
 // mode computes the permission bits from the handlers, so that ls cannot disagree with the code.
 func (r *row) mode() uint32 {
 	switch {
+	case r.links != nil:
+		return modeLinks
 	case !r.writable():
 		return modeState
 	case !r.readable():
@@ -133,20 +138,36 @@ func (r *row) changeKeys(text string) (func(*engine.Config) error, error) {
 	}, err
 }
 
-// reset returns the change that makes a setting what a new container has: its own text, read from there and set here.
+// reset returns the change that makes a setting what a new container has: its own text, read from there and set here; of
+// keys, each that is set.
 func (r *row) reset() (func(*engine.Config) error, error) {
 	fresh := engine.NewConfig()
 	if r.list != nil {
 		return r.changeList(r.list.get(fresh), false), nil
 	}
+	if r.keys != nil {
+		return r.resetKeys, nil
+	}
 	text, err := r.read(source{view: &engine.View{Config: fresh}})
 	if err != nil {
 		return nil, err
 	}
-	if r.keys != nil {
-		return r.changeKeys(text)
-	}
 	return r.set(r.name, strings.TrimSuffix(text, "\n"))
+}
+
+// resetKeys resets every key that the file shows.
+func (r *row) resetKeys(c *engine.Config) error {
+	text, err := r.read(source{view: &engine.View{Config: c}})
+	if err != nil {
+		return err
+	}
+	pairs, err := parseKeyed(r.name, text)
+	for _, p := range pairs {
+		if err == nil {
+			err = r.keys(c, p.key, "")
+		}
+	}
+	return err
 }
 
 // byDefault is what a setting of a new container is, in one line; empty for anything else.
@@ -233,6 +254,7 @@ var (
 	containerScope = newScope(
 		family{"A container: its process", processRows},
 		family{"A container: its files", filesRows},
+		family{"A container: its isolation", isolationRows},
 		family{"A container: control and state", controlRows},
 		family{"A container: resources", resourceRows},
 	)

@@ -23,6 +23,7 @@ const (
 	stream shape = "stream" // reading blocks until there is something to say
 	order  shape = "action" // writing does something
 	logged shape = "log"    // what a program wrote, with a true size
+	linked shape = "links"  // a directory of symbolic links
 )
 
 // maxValue bounds a value, in bytes. It is also the largest WRITE that the kernel sends (256 pages), so that a value
@@ -61,13 +62,13 @@ func parseList(text string) []string {
 // pair is one line of a keyed file.
 type pair struct{ key, value string }
 
-// parseKeyed reads KEY VALUE... a line, separated by spaces or tabs.
+// parseKeyed reads KEY VALUE... a line, separated by spaces or tabs. A key alone has an empty value, which resets it.
 func parseKeyed(file, text string) ([]pair, error) {
 	var pairs []pair
 	for _, line := range parseList(text) {
 		words := strings.Fields(line)
-		if len(words) < 2 {
-			return nil, engine.Invalid(file, line, "not a key and a value", "write KEY VALUE, one a line")
+		if len(words) < 1 {
+			return nil, engine.Invalid(file, line, "neither a key nor a value", "write KEY VALUE, one a line")
 		}
 		pairs = append(pairs, pair{words[0], strings.Join(words[1:], " ")})
 	}
@@ -142,6 +143,22 @@ func parseInt(file, text string, lo, hi int64) (int64, error) {
 		return 0, engine.Invalid(file, text, "not a number in range", fmt.Sprintf("write %d to %d", lo, hi))
 	}
 	return int64(n), nil
+}
+
+// parseSigned reads a number from lo to hi, either side of zero.
+func parseSigned(file, text string, lo, hi int64) (int64, error) {
+	digits, negative := strings.CutPrefix(strings.TrimSpace(text), "-")
+	n, ok := parseDigits(digits)
+	if ok && n <= math.MaxInt64 {
+		value := int64(n)
+		if negative {
+			value = -value
+		}
+		if value >= lo && value <= hi {
+			return value, nil
+		}
+	}
+	return 0, engine.Invalid(file, text, "not a number in range", fmt.Sprintf("write %d to %d", lo, hi))
 }
 
 // parseBandwidth reads "QUOTA [PERIOD]" in microseconds, the quota possibly max. The period is 0 when none was written.

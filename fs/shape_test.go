@@ -2,8 +2,8 @@ package fs
 
 import (
 	"errors"
-	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -61,6 +61,18 @@ func TestParseInt(t *testing.T) {
 	}
 }
 
+func TestParseSigned(t *testing.T) {
+	for value, want := range map[string]int64{"0": 0, "-1000": -1000, " 1000\n": 1000, "-0": 0} {
+		if n, err := parseSigned("oom_score_adj", value, -1000, 1000); n != want || err != nil {
+			t.Errorf("%q: %d, %v, want %d", value, n, err, want)
+		}
+	}
+	for _, value := range []string{"", "-", "--1", "+1", "1001", "-1001", "99999999999999999999", "- 1", "1.5"} {
+		_, err := parseSigned("oom_score_adj", value, -1000, 1000)
+		refusal(t, value, err)
+	}
+}
+
 func TestParseBandwidth(t *testing.T) {
 	type limit struct{ quota, period int64 }
 	for value, want := range map[string]limit{
@@ -91,12 +103,12 @@ func TestParseLines(t *testing.T) {
 	if l := parseList("\n"); len(l) != 0 {
 		t.Errorf("%q", l)
 	}
-	pairs, err := parseKeyed("k", "a 1\n b\t2  3 \n")
-	if want := []pair{{"a", "1"}, {"b", "2 3"}}; err != nil || !slices.Equal(pairs, want) {
+	pairs, err := parseKeyed("k", "a 1\n b\t2  3 \nc\n")
+	if want := []pair{{"a", "1"}, {"b", "2 3"}, {"c", ""}}; err != nil || !slices.Equal(pairs, want) {
 		t.Errorf("%v, %v", pairs, err)
 	}
-	_, err = parseKeyed("k", "a 1\nb\n")
-	refusal(t, "b", err)
+	_, err = parseKeyed("k", "a 1\n \t\n")
+	refusal(t, " \t", err)
 	for _, text := range []string{"a\x00b", "\xff\n", "\xc3("} {
 		refusal(t, text, checkText("cmd", text))
 	}
@@ -118,6 +130,11 @@ func FuzzShapes(f *testing.F) {
 		} else if again, err := parseCount("f", formatLimit(n)); again != n || err != nil {
 			t.Errorf("count %q: %d, then %d, %v", s, n, again, err)
 		}
+		if n, err := parseSigned("f", s, -1000, 1000); err != nil {
+			refusal(t, s, err)
+		} else if again, err := parseSigned("f", strconv.FormatInt(n, 10), -1000, 1000); again != n || err != nil || n < -1000 || n > 1000 {
+			t.Errorf("number %q: %d, then %d, %v", s, n, again, err)
+		}
 		if _, _, err := parseBandwidth("f", s); err != nil {
 			refusal(t, s, err)
 		}
@@ -130,16 +147,22 @@ func FuzzShapes(f *testing.F) {
 		}
 		if pairs, err := parseKeyed("f", s); err != nil {
 			refusal(t, s, err)
-		} else if again, err := parseKeyed("f", formatKeyed(pairs)); !slices.Equal(pairs, again) || err != nil {
+		} else if again, err := parseKeyed("f", formatKeyed(pairs)); !slices.Equal(valued(pairs), again) || err != nil {
 			t.Errorf("keyed %q: %v, then %v, %v", s, pairs, again, err)
 		}
 	})
 }
 
+// valued leaves out the keys alone, which reset something and are never read.
+func valued(pairs []pair) []pair {
+	return slices.DeleteFunc(slices.Clone(pairs), func(p pair) bool { return p.value == "" })
+}
+
 // FuzzSettings writes a text to every setting: a refusal has changed nothing, and what a setting reads as after a write
 // can be written back and reads the same.
 func FuzzSettings(f *testing.F) {
-	for _, s := range []string{"\n", "a 'b c'", "/x/../y\n", "A=1\nB=2", "50000", "max", "KILL", "ro", "{}", `{"ociVersion":"1.0.2"}`, "1M"} {
+	for _, s := range []string{"\n", "a 'b c'", "/x/../y\n", "A=1\nB=2", "50000", "max", "KILL", "ro", "{}", `{"ociVersion":"1.0.2"}`, "1M", "pid host\nnet pod/web", "net", "0 100000 65536",
+		"/a /b none bind 0 0", "+NET_ADMIN", `{"defaultAction":"x"}`, "c 1:3 rwm /dev/null", "nofile 1 2", "net.ipv4.ip_forward 1", "1000:www", "-5"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -191,6 +214,12 @@ func TestRows(t *testing.T) {
 			if r.help == "" || strings.ContainsAny(r.help, "\n|") || r.name == "" || r.shape == "" {
 				t.Errorf("%s: not whole", r.name)
 			}
+			if r.links != nil {
+				if r.shape != linked || r.mode() != modeLinks || r.readable() || r.writable() {
+					t.Errorf("%s: more than links", r.name)
+				}
+				continue
+			}
 			ways := 0
 			for _, way := range []bool{r.read != nil, r.wait != nil, r.log != nil} {
 				if way {
@@ -233,23 +262,29 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-// TestKeyed checks a setting of keys, of which this version has none in its table.
+// TestKeyed: a line changes its key alone, a key alone resets it, an empty line resets all, and one bad line refuses all.
 func TestKeyed(t *testing.T) {
-	have := map[string]string{"a": "1", "b": "2"}
-	r := &row{name: "k", shape: keyed,
-		read: ofConfig(func(*engine.Config) string { return "a 1\nb 2\n" }),
-		keys: func(_ *engine.Config, key, value string) error {
-			if _, ok := have[key]; !ok {
-				return engine.Invalid("k", key, "no such key", "write a or b")
-			}
-			have[key] = value
-			return nil
-		}}
-	if err := apply(r, engine.NewConfig(), "b 5 6\n", false); err != nil || !reflect.DeepEqual(have, map[string]string{"a": "1", "b": "5 6"}) {
-		t.Errorf("%v, %v", have, err)
+	r, cfg := containerScope.byName["rlimits"], engine.NewConfig()
+	write := func(text, want string) {
+		t.Helper()
+		next := cfg.Clone()
+		err := apply(r, next, text, false)
+		if err == nil {
+			cfg = next
+		}
+		if have := show(t, r, cfg); have != want || want == "" {
+			t.Errorf("%q gives %q, %v, want %q", text, have, err, want)
+		}
 	}
-	refusal(t, "c", apply(r, engine.NewConfig(), "c 1\n", false))
-	if err := apply(r, engine.NewConfig(), "\n", false); err != nil || have["b"] != "2" {
-		t.Errorf("an empty line left %v, %v", have, err)
-	}
+	write("nofile 5\ncore 1 2\n", "core 1 2\nnofile 5 5\n")
+	write("core 7\n", "core 7 7\nnofile 5 5\n")
+	write("core 8\nnosuch 1\n", "core 7 7\nnofile 5 5\n")
+	refusal(t, "nosuch", apply(r, cfg.Clone(), "core 8\nnosuch 1\n", false))
+	write("core\nas 1\n", "as 1 1\nnofile 5 5\n")
+	write("\n", "\n")
+	r, cfg = containerScope.byName["namespaces"], engine.NewConfig()
+	fresh := show(t, r, cfg)
+	write("net pod/web\npid host\n", strings.NewReplacer("net new", "net pod/web", "pid new", "pid host").Replace(fresh))
+	write("net\n", strings.Replace(fresh, "pid new", "pid host", 1))
+	write("\n", fresh)
 }

@@ -20,7 +20,7 @@ import (
 
 func TestTreeMakeAndRemove(t *testing.T) {
 	m := mount(t)
-	m.sh("mkdir a; mkdir -p pod/web/deep; ls -d */ pod/*/ pod/web/*/", "a/\npod/\npod/web/\npod/web/deep/\n")
+	m.sh("mkdir a; mkdir -p pod/web/deep; ls -d */ pod/*/ pod/web/*/", "a/\npod/\npod/ns/\npod/web/\npod/web/deep/\npod/web/ns/\n")
 	m.sh("cat pod/web/deep/hostname; cat pod/web/deep/status | grep path", "deep\npath pod/web/deep\n")
 	m.fails("rmdir pod/web", "busy")
 	m.sh("cat pod/web/error", "rmdir web: the container is created; stop it first\n")
@@ -76,6 +76,28 @@ func TestTreeUnlink(t *testing.T) {
 	m.fails("rm c/cmd", "busy")
 	m.fails("rm c/memory.max", "busy") // live, but rm -r must not take the limits off
 	m.sh("rm c/state; cat c/memory.max; echo KILL > c/kill; rm -rf c; ls -d c 2> /dev/null || echo gone", "1073741824\ngone\n")
+}
+
+// TestTreeLinks: ns is a part of the container like its files; the links in it come and go with what runs.
+func TestTreeLinks(t *testing.T) {
+	m := created(t)
+	m.sh("ls -A c/ns; stat -c '%a %F %h' c/ns; [ $(stat -c %i c/ns) = $(ls -di c/ns | cut -d' ' -f1) ]", "555 directory 1\n")
+	m.fails("mkdir c/ns", "File exists")
+	m.fails("mv c/ns c/x", "not permitted")
+	m.fails("mkdir d; mv -T d c/ns", "exists")
+	for _, script := range []string{"mkdir c/ns/x", "touch c/ns/x", "ln -s a c/ns/x", "mknod c/ns/x p", "ln c/cmd c/ns/x"} {
+		m.fails(script, "not permitted")
+	}
+	m.sh("rmdir d; echo true > c/cmd; echo 1 > c/start; ls c/ns; stat -c '%A %s' c/ns/net; readlink c/ns/net; ls -l c/ns > /dev/null",
+		"cgroup\nipc\nmnt\nnet\npid\ntime\nuser\nuts\nlrwxrwxrwx 17\n/proc/self/ns/net\n")
+	m.sh("[ $(stat -Lc %i c/ns/net) = $(stat -Lc %i /proc/self/ns/net) ] && nsenter --net=c/ns/net echo in", "in\n")
+	m.fails("mv c/ns/net c/ns/x", "not permitted")
+	m.sh("rm c/ns/net; readlink c/ns/net; rmdir c/ns; ls c/ns | wc -l; cat c/state", "/proc/self/ns/net\n8\nrunning\n")
+	m.fails("readlink -v c/ns/nosuch", "No such file")
+	m.sh("chown -R 65534 c; stat -c '%u %a' c/ns c/ns/net; chmod 700 c/ns; stat -c %a c/ns; chown -R 0 c", "65534 555\n65534 777\n700\n")
+	m.sh("tar cf - c/ns | tar tf -", "c/ns/\nc/ns/pid\nc/ns/net\nc/ns/mnt\nc/ns/ipc\nc/ns/uts\nc/ns/user\nc/ns/cgroup\nc/ns/time\n")
+	m.get("c").exit(0)
+	m.sh("ls -A c/ns; readlink c/ns/net; rm -r c; ls -d c 2> /dev/null || echo gone", "gone\n")
 }
 
 // TestTreePermissions: the bits are kept by the engine and enforced by the kernel.

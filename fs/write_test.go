@@ -173,6 +173,16 @@ func TestWriteDocuments(t *testing.T) {
 		m.sh(script, "")
 		m.sh("cmp c/config.json d/config.json; cat d/error; rmdir d # after "+script, "")
 	}
+	var filter strings.Builder
+	for i := range 1000 {
+		fmt.Fprintf(&filter, `,{"names":["n%d"],"action":"SCMP_ACT_ERRNO"}`, i)
+	}
+	text := `{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[` + filter.String()[1:] + "]}\n"
+	if err := os.WriteFile(m.dir+"/c/seccomp", []byte(text), 0); err != nil {
+		t.Fatal(err)
+	}
+	m.sh("mkdir d; jq . c/seccomp > d/seccomp; cmp c/seccomp d/seccomp; cat d/error; grep -c names d/seccomp; rmdir d", "1000\n")
+	m.sh("echo > c/seccomp; cat c/seccomp", "default\n")
 	m.sh("mkdir d; head -c 8192 c/config.json > d/config.json; wc -c < d/cmd", "1\n")
 	m.eventually("cat d/error", "unexpected EOF")
 	m.fails("head -c 8191 c/config.json > d/config.json", "Invalid argument")

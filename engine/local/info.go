@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 
 	"github.com/ctrfs/ctrfs/engine"
 	"github.com/ctrfs/ctrfs/engine/cgroup"
+	"github.com/ctrfs/ctrfs/engine/launch"
 	"github.com/ctrfs/ctrfs/overlay"
 )
 
@@ -137,11 +139,14 @@ func Probe(dir string) ([]engine.Feature, error) {
 	if err != nil {
 		return nil, err
 	}
-	return probe(host, roots), roots.Close()
+	user, err := launch.Namespaces(1, mapping(defaultFirst), mapping(defaultFirst))
+	return probe(host, roots, user, err), roots.Close()
 }
 
 // probe finds out what this host offers: by trying, never by version.
-func probe(host *cgroup.Host, roots *overlay.Store) []engine.Feature {
+// user is a user namespace, if one could be made.
+func probe(host *cgroup.Host, roots *overlay.Store, user []*os.File, failed error) []engine.Feature {
+	defer closeFiles(user)
 	var uts unix.Utsname
 	kernel := "unknown"
 	if unix.Uname(&uts) == nil {
@@ -152,7 +157,13 @@ func probe(host *cgroup.Host, roots *overlay.Store) []engine.Feature {
 	for _, ns := range []string{"pid", "net", "mnt", "ipc", "uts", "cgroup", "user", "time"} {
 		features = append(features, exists(ns+"ns", filepath.Join("/proc/self/ns", ns), "the kernel is built without it"))
 	}
-	features = append(features, roots.Features(nil)...)
+	if failed != nil {
+		features = slices.DeleteFunc(features, func(f engine.Feature) bool { return f.Name == "userns" })
+		features = append(features, engine.Feature{Name: "userns", Value: "no", Reason: failed.Error() + "; see user.max_user_namespaces in sysctl(8), or run without: echo 'user host' > namespaces"})
+		features = append(features, roots.Features(nil)...)
+	} else {
+		features = append(features, roots.Features(user[0])...)
+	}
 	return append(features, exists("seccomp", "/proc/sys/kernel/seccomp", "the kernel is built without CONFIG_SECCOMP_FILTER"))
 }
 

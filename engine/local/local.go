@@ -100,7 +100,7 @@ func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, err
 		e.store.close()
 		return nil, err
 	}
-	e.features = sync.OnceValue(func() []engine.Feature { return probe(e.host, e.roots) })
+	e.features = sync.OnceValue(e.probe)
 	return e, nil
 }
 
@@ -439,6 +439,17 @@ func (e *Engine) loadRootOwner() error {
 		return fmt.Errorf("read the owner of the mount: %w", err)
 	}
 	return nil
+}
+
+// probe finds out what this host offers, with a range of ids that is nobody's.
+func (e *Engine) probe() []engine.Feature {
+	var user []*os.File
+	first, err := e.ids.take()
+	if err == nil {
+		defer e.ids.give(first)
+		user, err = e.keeper.Namespaces(1, mapping(first), mapping(first))
+	}
+	return probe(e.host, e.roots, user, err)
 }
 
 // Features implements [engine.Engine].

@@ -1,7 +1,6 @@
 package launch
 
 import (
-	"fmt"
 	"os"
 	"path"
 	"strings"
@@ -102,40 +101,6 @@ func (a *assembler) add(s plan.Step) error {
 	return nil
 }
 
-// addRights translates the steps that come last: what the program is and may do.
-func (a *assembler) addRights(s plan.Step) error {
-	switch s := s.(type) {
-	case plan.Chdir:
-		a.chdir(s)
-	case plan.Rlimit:
-		limit := unix.Rlimit{Cur: s.Soft, Max: s.Hard}
-		a.call(unix.SYS_PRLIMIT64, num(0), num(s.Resource), structure(&a.Program, &limit), num(0))
-	case plan.Bound:
-		for _, c := range s.Drop {
-			a.call(unix.SYS_PRCTL, num(unix.PR_CAPBSET_DROP), num(c))
-		}
-	case plan.User:
-		a.user(s)
-	case plan.Capabilities:
-		a.capabilities(s)
-	case plan.NoNewPrivileges:
-		a.call(unix.SYS_PRCTL, num(unix.PR_SET_NO_NEW_PRIVS), num(1))
-	case plan.Umask:
-		a.call(unix.SYS_UMASK, num(s.Mask))
-	case plan.Stdio:
-		for fd, f := range []*os.File{a.files.Null, a.files.Log, a.files.Log} {
-			a.call(unix.SYS_DUP3, a.file(f), num(fd), num(0))
-		}
-	case plan.CloseRest:
-		a.call(unix.SYS_CLOSE_RANGE, num(3), num(uint32(1<<32-1)), num(unix.CLOSE_RANGE_CLOEXEC))
-	case plan.Exec:
-		a.execute(s)
-	default:
-		return fmt.Errorf("a plan with the unknown step %T: %w", s, syscall.EINVAL)
-	}
-	return nil
-}
-
 // cwd is AT_FDCWD: the working directory of the child is the new root from plan.Root on.
 var cwd = arg{number, uint64(unix.AT_FDCWD & (1<<64 - 1))}
 
@@ -226,71 +191,6 @@ func (a *assembler) mount(s plan.Mount) {
 	a.call(unix.SYS_FSCONFIG, fs, num(unix.FSCONFIG_CMD_CREATE), num(0), num(0), num(0))
 	mount := a.result(a.call(unix.SYS_FSMOUNT, fs, num(unix.FSMOUNT_CLOEXEC), num(s.Attr)))
 	a.attach(mount, target)
-}
-
-// placeDevices makes an empty file for each node and mounts the host's node on it.
-func (a *assembler) placeDevices(s plan.PlaceDevices) {
-	how, size := a.openHow(unix.O_NOFOLLOW, 0)
-	for i, p := range s.Paths {
-		a.call(unix.SYS_MKNODAT, cwd, a.path(p), num(unix.S_IFREG|0o666), num(0)).on(syscall.EEXIST, 0).on(syscall.EROFS, 0)
-		node := a.result(a.call(unix.SYS_OPENAT2, cwd, a.path(p), how, size))
-		a.attach(a.devices[i], node)
-	}
-}
-
-func (a *assembler) readOnly(s plan.ReadOnly) {
-	how, size := a.openHow(0, 0)
-	a.call(unix.SYS_OPENAT2, cwd, a.path(s.Path), how, size).on(syscall.ENOENT, 4).on(syscall.ENOTDIR, 4)
-	target := a.result(&a.calls[len(a.calls)-1])
-	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-	tree := a.result(a.call(unix.SYS_OPEN_TREE, target, a.empty(),
-		num(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)))
-	a.call(unix.SYS_MOUNT_SETATTR, tree, a.empty(), num(unix.AT_EMPTY_PATH|unix.AT_RECURSIVE), structure(&a.Program, &attr), num(unsafe.Sizeof(attr)))
-	a.attach(tree, target)
-	a.call(unix.SYS_CLOSE, tree)
-}
-
-// mask hides a path, a directory or something else, if it is there.
-func (a *assembler) mask(s plan.Mask) {
-	how, size := a.openHow(unix.O_DIRECTORY, 0)
-	dir := a.result(a.call(unix.SYS_OPENAT2, cwd, a.path(s.Path), how, size).on(syscall.ENOENT, 7).on(syscall.ENOTDIR, 4))
-	fs := a.result(a.call(unix.SYS_FSOPEN, a.path("tmpfs"), num(unix.FSOPEN_CLOEXEC)))
-	a.call(unix.SYS_FSCONFIG, fs, num(unix.FSCONFIG_CMD_CREATE), num(0), num(0), num(0))
-	mount := a.result(a.call(unix.SYS_FSMOUNT, fs, num(unix.FSMOUNT_CLOEXEC),
-		num(unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)))
-	a.attach(mount, dir).okSkip = 3
-	how, size = a.openHow(0, 0)
-	file := a.result(a.call(unix.SYS_OPENAT2, cwd, a.path(s.Path), how, size).on(syscall.ENOENT, 2).on(syscall.ENOTDIR, 2))
-	a.attach(a.clone(a.path("/dev/null"), 0), file)
-}
-
-func (a *assembler) chdir(s plan.Chdir) {
-	dirs := a.parents(s.Path)
-	a.call(unix.SYS_CHDIR, a.path(s.Path)).on(syscall.ENOENT, 0).okSkip = uint16(len(dirs) + 1)
-	for _, d := range dirs {
-		a.call(unix.SYS_MKDIRAT, cwd, d, num(0o755)).whatever()
-	}
-	a.call(unix.SYS_CHDIR, a.path(s.Path))
-}
-
-func (a *assembler) user(s plan.User) {
-	groups := num(0)
-	if len(s.Groups) > 0 {
-		groups = a.bytes(rawBytes(s.Groups))
-	}
-	a.call(unix.SYS_SETGROUPS, num(len(s.Groups)), groups)
-	a.call(unix.SYS_SETRESGID, num(s.GID), num(s.GID), num(s.GID))
-	a.call(unix.SYS_SETRESUID, num(s.UID), num(s.UID), num(s.UID))
-}
-
-func (a *assembler) capabilities(s plan.Capabilities) {
-	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	for i := range data {
-		data[i].Permitted, data[i].Effective = uint32(s.Permitted>>(32*i)), uint32(s.Effective>>(32*i))
-	}
-	a.call(unix.SYS_PRCTL, num(unix.PR_CAP_AMBIENT), num(unix.PR_CAP_AMBIENT_CLEAR_ALL), num(0), num(0), num(0))
-	a.call(unix.SYS_CAPSET, structure(&a.Program, &head), structure(&a.Program, &data))
 }
 
 // execute tries each candidate as execvp(3) does: the next one when there is no such file, and a file that may not be

@@ -103,67 +103,6 @@ func files(spec *specs.Spec, h Host) []Step {
 	return append(steps, Chdir{path.Clean(spec.Process.Cwd)})
 }
 
-// rightsOf are the steps that give up rights, in the only order that works: the bounding set needs CAP_SETPCAP, changing
-// user needs CAP_SETUID, and what is left is set last.
-func rightsOf(spec *specs.Spec, h Host) ([]Step, error) {
-	steps, err := limits(spec.Process.Rlimits, h)
-	if err != nil {
-		return nil, err
-	}
-	caps := spec.Process.Capabilities
-	if caps == nil {
-		caps = &specs.LinuxCapabilities{}
-	}
-	var sets [3]uint64
-	for i, names := range [][]string{caps.Bounding, caps.Permitted, caps.Effective} {
-		mask, unknown := capabilityMask(names)
-		if unknown != "" {
-			return nil, engine.Invalid("capabilities", unknown, "no such capability", "see capabilities(7) for the names")
-		}
-		sets[i] = mask
-	}
-	var drop []int
-	for i := 0; i <= h.LastCap; i++ {
-		if sets[0]&(1<<i) == 0 {
-			drop = append(drop, i)
-		}
-	}
-	steps = append(steps, Bound{drop})
-	u := spec.Process.User
-	if u.UID != 0 || u.GID != 0 || len(u.AdditionalGids) > 0 {
-		steps = append(steps, User{u.UID, u.GID, u.AdditionalGids})
-	}
-	if u.UID == 0 {
-		steps = append(steps, Capabilities{sets[1], sets[2]})
-	}
-	if spec.Process.NoNewPrivileges {
-		steps = append(steps, NoNewPrivileges{})
-	}
-	mask := uint32(0o022)
-	if u.Umask != nil {
-		mask = *u.Umask & 0o777
-	}
-	return append(steps, Umask{mask}), nil
-}
-
-// limits are the resource limits: the configured ones, and the customary limit on descriptors when it is not among them.
-func limits(configured []specs.POSIXRlimit, h Host) ([]Step, error) {
-	var steps []Step
-	nofile := false
-	for _, r := range configured {
-		number, ok := rlimits[r.Type]
-		if !ok {
-			return nil, engine.Invalid("rlimits", r.Type, "no such limit", "see getrlimit(2) for the names")
-		}
-		nofile = nofile || r.Type == "RLIMIT_NOFILE"
-		steps = append(steps, Rlimit{r.Type, number, r.Soft, r.Hard})
-	}
-	if !nofile {
-		steps = append(steps, Rlimit{"RLIMIT_NOFILE", rlimits["RLIMIT_NOFILE"], min(defaultNoFile, h.NoFile), h.NoFile})
-	}
-	return steps, nil
-}
-
 // candidates are the paths that execvp(3) would try: the name itself when it holds a slash, else one in each directory of
 // the container's own PATH.
 func candidates(p *specs.Process) []string {

@@ -2,7 +2,6 @@ package launch
 
 import (
 	"os"
-	"path"
 	"strings"
 	"syscall"
 	"unsafe"
@@ -15,12 +14,13 @@ import (
 
 // Files are the descriptors that a plan needs. They stay the caller's; a program refers to them until it has been sent.
 type Files struct {
-	Tasks []*os.File // cgroup v1 tasks files
-	Into  *os.File   // cgroup v2 directory, or nil
-	Net   *os.File   // a new network namespace with lo up
-	Roots []*os.File // detached mounts, the root first
-	Null  *os.File   // /dev/null, for stdin
-	Log   *os.File   // for stdout and stderr
+	Tasks   []*os.File // cgroup v1 tasks files
+	Into    *os.File   // cgroup v2 directory, or nil
+	Net     *os.File   // a new network namespace with lo up
+	Roots   []*os.File // detached mounts, the root first
+	Devices []*os.File // detached mounts of device nodes, in the order of the plan: Nodes.Take
+	Null    *os.File   // /dev/null, for stdin
+	Log     *os.File   // for stdout and stderr
 }
 
 // cloneFlags are the namespaces that clone3(2) makes.
@@ -32,8 +32,10 @@ var cloneFlags = map[specs.LinuxNamespaceType]uint64{
 // assembler translates steps into calls.
 type assembler struct {
 	Program
-	files   Files
-	devices []arg // the nodes taken from the host, in the order of the plan
+	files  Files
+	null   *arg           // the mount of the null device
+	proc   arg            // a procfs of our own, unattached
+	labels map[string]arg // attribute files of security modules
 }
 
 // Assemble translates a plan. It fails with EINVAL when a value cannot be passed to the kernel at all.
@@ -46,7 +48,7 @@ func Assemble(steps []plan.Step, files Files) (*Program, error) {
 		if err := a.add(s); err != nil {
 			return nil, err
 		}
-		if _, lasting := s.(plan.TakeDevices); !lasting {
+		if !lasting(s) {
 			a.nextReg = results // what a step got is used within the step
 		}
 	}
@@ -75,28 +77,16 @@ func (a *assembler) add(s plan.Step) error {
 		a.call(unix.SYS_SETNS, a.file(a.files.Net), num(unix.CLONE_NEWNET))
 	case plan.Private:
 		a.call(unix.SYS_MOUNT, num(0), a.path("/"), num(0), num(unix.MS_REC|unix.MS_PRIVATE), num(0))
-	case plan.TakeDevices:
-		for _, p := range s.Paths {
-			a.devices = append(a.devices, a.clone(a.path(p), 0))
-		}
 	case plan.Root:
 		a.root(s)
 	case plan.Attach:
-		a.attach(a.file(a.files.Roots[s.Index]), a.target(s.Target, unix.O_DIRECTORY, 0))
+		a.attach(a.file(a.files.Roots[s.Index]), a.directory(s.Target, 0))
 	case plan.Mount:
 		a.mount(s)
 	case plan.DropOldRoot:
 		a.call(unix.SYS_UMOUNT2, a.path("."), num(unix.MNT_DETACH))
-	case plan.PlaceDevices:
-		a.placeDevices(s)
-	case plan.Link:
-		a.call(unix.SYS_SYMLINKAT, a.path(s.Target), cwd, a.path(s.Path)).on(syscall.EEXIST, 0).on(syscall.EROFS, 0)
-	case plan.ReadOnly:
-		a.readOnly(s)
-	case plan.Mask:
-		a.mask(s)
 	default:
-		return a.addRights(s)
+		return a.addFiles(s)
 	}
 	return nil
 }
@@ -116,11 +106,6 @@ func (a *assembler) joinCgroup() {
 	for _, f := range a.files.Tasks {
 		a.call(unix.SYS_WRITE, a.file(f), a.path("0"), num(1))
 	}
-}
-
-// clone makes a detached copy of the mount at a path.
-func (a *assembler) clone(p arg, flags uint32) arg {
-	return a.result(a.call(unix.SYS_OPEN_TREE, cwd, p, num(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|flags)))
 }
 
 // attach moves a detached mount onto a descriptor.
@@ -143,40 +128,13 @@ func (a *assembler) openHow(flags, resolve uint64) (how, size arg) {
 	return structure(&a.Program, &h), num(unsafe.Sizeof(h))
 }
 
-// target opens a path inside the root to mount on. A missing directory is made: the first attempt skips the making when it
-// succeeds.
-func (a *assembler) target(p string, flags, resolve uint64) arg {
-	how, size := a.openHow(flags, resolve)
-	dirs := a.parents(p)
-	first := a.call(unix.SYS_OPENAT2, cwd, a.path(p), how, size).on(syscall.ENOENT, 0)
-	first.okSkip = uint16(len(dirs) + 1)
-	out := a.result(first)
-	for _, d := range dirs {
-		a.call(unix.SYS_MKDIRAT, cwd, d, num(0o755)).whatever()
-	}
-	again := a.call(unix.SYS_OPENAT2, cwd, a.path(p), how, size)
-	again.store = uint8(out.value) + 1
-	return out
-}
-
-// parents are the paths of p and of every directory above it, topmost first.
-func (a *assembler) parents(p string) []arg {
-	var out []arg
-	at := "/"
-	for name := range strings.SplitSeq(strings.Trim(p, "/"), "/") {
-		at = path.Join(at, name)
-		out = append(out, a.path(at))
-	}
-	return out
-}
-
 // mount makes a file system and attaches it.
 func (a *assembler) mount(s plan.Mount) {
 	var resolve uint64
 	if s.Strict {
 		resolve = unix.RESOLVE_NO_SYMLINKS
 	}
-	target := a.target(s.Target, unix.O_DIRECTORY, resolve)
+	target := a.directory(s.Target, resolve)
 	fs := a.result(a.call(unix.SYS_FSOPEN, a.path(s.Type), num(unix.FSOPEN_CLOEXEC)))
 	if s.Source != "" {
 		a.call(unix.SYS_FSCONFIG, fs, num(unix.FSCONFIG_SET_STRING), a.path("source"), a.path(s.Source), num(0))

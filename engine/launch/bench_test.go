@@ -2,6 +2,7 @@ package launch_test
 
 import (
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/ctrfs/ctrfs/engine/launch"
@@ -22,7 +23,7 @@ func BenchmarkPrepare(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		program, err := launch.Assemble(steps, launch.Files{Net: null, Roots: []*os.File{null}, Null: null, Log: null})
+		program, err := launch.Assemble(steps, launch.Files{Net: null, Roots: []*os.File{null}, Devices: slices.Repeat([]*os.File{null}, 6), Null: null, Log: null})
 		if err != nil {
 			b.Fatal(err)
 		}

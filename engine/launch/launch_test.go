@@ -6,6 +6,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -64,9 +65,17 @@ type result struct {
 // try launches a configuration on the root and waits for its end.
 func try(t testing.TB, c *engine.Config, root *os.File, limit time.Duration) result {
 	t.Helper()
+	return tryOn(t, c, plan.Host{}, root, limit)
+}
+
+// tryOn does so on a host with the given features.
+func tryOn(t testing.TB, c *engine.Config, host plan.Host, root *os.File, limit time.Duration) result {
+	t.Helper()
 	dir := t.TempDir()
-	steps, err := plan.Build(c, plan.Host{Name: "probe", Cgroup: "none", Mountpoint: dir, LastCap: 40, NoFile: 4096,
-		Roots: []plan.Prepared{{Target: "/", Text: "the host's tree"}}})
+	host.Name, host.Cgroup, host.Mountpoint, host.LastCap, host.NoFile = "probe", "none", dir, 40, 4096
+	host.Roots = []plan.Prepared{{Target: "/", Text: "the host's tree"}}
+	host.Caps = launch.Bounding()
+	steps, err := plan.Build(c, host)
 	if err != nil {
 		return result{err: err}
 	}
@@ -80,7 +89,7 @@ func try(t testing.TB, c *engine.Config, root *os.File, limit time.Duration) res
 		t.Fatal(err)
 	}
 	defer log.Close()
-	program, err := launch.Assemble(steps, launch.Files{Net: newNet(t), Roots: []*os.File{root}, Null: null, Log: log})
+	program, err := launch.Assemble(steps, launch.Files{Net: newNet(t), Roots: []*os.File{root}, Devices: nodes(t, c), Null: null, Log: log})
 	if err != nil {
 		return result{err: err}
 	}
@@ -96,6 +105,27 @@ func try(t testing.TB, c *engine.Config, root *os.File, limit time.Duration) res
 	}
 	r.output = string(text)
 	return r
+}
+
+// nodes takes the devices of a configuration.
+func nodes(t testing.TB, c *engine.Config) []*os.File {
+	t.Helper()
+	devices, err := plan.Devices(&c.Spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all launch.Nodes
+	defer all.Close()
+	mounts, err := all.Take(devices)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, m := range mounts {
+			m.Close()
+		}
+	})
+	return mounts
 }
 
 func config(args ...string) *engine.Config {
@@ -276,7 +306,8 @@ func TestNulIsRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer null.Close()
-		program, err := launch.Assemble(steps, launch.Files{Net: null, Roots: []*os.File{null}, Null: null, Log: null})
+		files := launch.Files{Net: null, Roots: []*os.File{null}, Devices: slices.Repeat([]*os.File{null}, 6), Null: null, Log: null}
+		program, err := launch.Assemble(steps, files)
 		if err == nil {
 			_, err = program.Encode()
 		}

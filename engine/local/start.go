@@ -82,7 +82,12 @@ func (s *starting) run() error {
 		return err
 	}
 	defer net.Close()
-	files := launch.Files{Net: net, Tasks: s.join.Tasks, Into: s.join.Into, Null: e.facts.null, Log: s.log}
+	devices, done, err := e.devices(s.view.Config)
+	if err != nil {
+		return err
+	}
+	defer done()
+	files := launch.Files{Net: net, Devices: devices, Tasks: s.join.Tasks, Into: s.join.Into, Null: e.facts.null, Log: s.log}
 	for _, m := range s.root.Mounts {
 		files.Roots = append(files.Roots, m.File)
 	}
@@ -103,6 +108,7 @@ func (c *container) plan(v *engine.View, mounts []overlay.Mount) ([]plan.Step, e
 	for _, m := range mounts {
 		h.Roots = append(h.Roots, plan.Prepared{Target: m.Target, Text: m.Text})
 	}
+	c.e.facts.rights.fill(&h)
 	return plan.Build(v.Config, h)
 }
 
@@ -348,6 +354,7 @@ type facts struct {
 	lastCap    int
 	noFile     uint64
 	null       *os.File
+	rights     rights
 }
 
 // learn finds the facts out.
@@ -368,6 +375,9 @@ func learn(run string) (facts, error) {
 		return f, os.NewSyscallError("getrlimit", err)
 	}
 	f.noFile = limit.Max
+	if f.rights, err = learnRights(); err != nil {
+		return f, err
+	}
 	f.null, err = os.Open(os.DevNull)
 	return f, err
 }

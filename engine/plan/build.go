@@ -18,6 +18,11 @@ type Host struct {
 	Mountpoint string     // an empty directory that only root can reach
 	LastCap    int        // the highest capability that the kernel knows, /proc/sys/kernel/cap_last_cap
 	NoFile     uint64     // the hard RLIMIT_NOFILE that can be given
+
+	Caps              uint64  // mask of the capabilities that can be given: ctrfs's own bounding set, or all in a user namespace
+	OOMScoreMin       int     // the lowest oom_score_adj that can be given: -1000 with CAP_SYS_RESOURCE
+	AppArmor, SELinux bool    // whether the kernel runs with them
+	Filter            *Filter // the compiled seccomp filter, nil for none
 }
 
 // Prepared describes one mount that exists already and is waiting to be attached.
@@ -38,20 +43,27 @@ func Build(c *engine.Config, h Host) ([]Step, error) {
 	if err != nil {
 		return nil, err
 	}
+	devices, err := Devices(spec)
+	if err != nil {
+		return nil, err
+	}
 	steps := []Step{
 		Clone{cloned(spec.Linux.Namespaces)},
 		Guard{},
 		JoinCgroup{h.Cgroup, h.Limits},
+	}
+	steps = append(steps, rights.outside...)
+	steps = append(steps,
 		CgroupNamespace{},
 		Session{},
 		Hostname{c.EffectiveHostname(h.Name)},
 		Network{},
 		Private{},
-		TakeDevices{deviceNodes},
-	}
-	steps = append(steps, files(spec, h)...)
-	steps = append(steps, rights...)
-	return append(steps, Stdio{}, CloseRest{}, Exec{candidates(spec.Process), spec.Process.Args, spec.Process.Env}), nil
+	)
+	steps = append(steps, rights.early...)
+	steps = append(steps, files(spec, h, devices)...)
+	steps = append(steps, rights.late...)
+	return append(steps, Exec{candidates(spec.Process), spec.Process.Args, spec.Process.Env}), nil
 }
 
 // cloned are the namespaces that clone3(2) makes. The cgroup namespace is not one: its root is the group that its maker is
@@ -67,7 +79,7 @@ func cloned(all []specs.LinuxNamespace) (out []specs.LinuxNamespaceType) {
 
 // files are the steps that make the container's view of files. The new procfs and sysfs come before the old root goes: a
 // kernel that lets a user namespace mount them wants to see that the old ones were visible.
-func files(spec *specs.Spec, h Host) []Step {
+func files(spec *specs.Spec, h Host, devices []Device) []Step {
 	var early, late []Step
 	for _, m := range spec.Mounts {
 		attr, options := split(m.Options)
@@ -90,7 +102,7 @@ func files(spec *specs.Spec, h Host) []Step {
 	steps = append(steps, early...)
 	steps = append(steps, DropOldRoot{})
 	steps = append(steps, late...)
-	steps = append(steps, PlaceDevices{deviceNodes})
+	steps = append(steps, PlaceDevices{devices})
 	for _, l := range deviceLinks {
 		steps = append(steps, l)
 	}

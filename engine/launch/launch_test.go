@@ -116,7 +116,7 @@ func nodes(t testing.TB, c *engine.Config) []*os.File {
 	}
 	var all launch.Nodes
 	defer all.Close()
-	mounts, err := all.Take(devices)
+	mounts, err := all.Take(devices, launch.IDs{UIDs: c.Spec.Linux.UIDMappings, GIDs: c.Spec.Linux.GIDMappings})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -49,7 +49,7 @@ func (e *Engine) devices(c *engine.Config) (mounts []*os.File, done func(), err 
 	if err != nil {
 		return nil, nil, err
 	}
-	mounts, err = e.nodes.Take(list)
+	mounts, err = e.nodes.Take(list, launch.IDs{UIDs: c.Spec.Linux.UIDMappings, GIDs: c.Spec.Linux.GIDMappings})
 	return mounts, func() {
 		for _, m := range mounts {
 			m.Close()

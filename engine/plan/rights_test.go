@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,14 +14,15 @@ import (
 // everything asks for every right that there is.
 func everything(c *engine.Config) {
 	p := c.Spec.Process
-	score, umask, root := -500, uint32(0o027), uint32(0)
+	score, umask, root, mode := -500, uint32(0o027), uint32(0), os.FileMode(0o640)
 	p.OOMScoreAdj, p.User = &score, specs.User{UID: 1000, GID: 100, AdditionalGids: []uint32{4, 20}, Umask: &umask}
 	p.ApparmorProfile, p.SelinuxLabel = "web-profile", "system_u:system_r:container_t:s0:c1,c2"
 	p.Capabilities.Inheritable, p.Capabilities.Ambient = []string{"CAP_NET_BIND_SERVICE"}, []string{"CAP_NET_BIND_SERVICE", "CAP_KILL"}
 	p.Capabilities.Bounding = append(p.Capabilities.Bounding, "CAP_SYS_RESOURCE")
 	c.Spec.Linux.Sysctl = map[string]string{"net.ipv4.conf.eth0/100.rp_filter": "1", "kernel.shmmax": "65536"}
 	c.Spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/net/tun", Type: "c", Major: 10, Minor: 200, UID: &root},
-		{Path: "/dev/sda", Type: "b", Major: 8}, {Path: "/dev/zero", Type: "c", Major: 1, Minor: 7}}
+		{Path: "/dev/sda", Type: "b", Major: 8}, {Path: "/dev/zero", Type: "c", Major: 1, Minor: 7},
+		{Path: "/dev/full", Type: "u", Major: 1, Minor: 7}, {Path: "/run/fifo", Type: "p", FileMode: &mode}}
 }
 
 // rightsHost can give everything but CAP_SYS_RESOURCE.
@@ -124,7 +126,6 @@ func TestRefusedRights(t *testing.T) {
 		{"a name with a line break", "net", syscall.EINVAL, sysctl("net.x\ny", "1")},
 		{"no name", "name", syscall.EINVAL, sysctl("", "1")},
 		{"a value with a line break", "line break", syscall.EINVAL, sysctl("net.ipv4.ip_forward", "1\n2")},
-		{"a fifo", "/dev/p", syscall.EOPNOTSUPP, device(specs.LinuxDevice{Path: "/dev/p", Type: "p"})},
 		{"no type", "x", syscall.EINVAL, device(specs.LinuxDevice{Path: "/dev/p", Type: "x"})},
 		{"a number that wraps", "4294967297", syscall.EINVAL, device(specs.LinuxDevice{Path: "/dev/p", Type: "c", Major: 1<<32 + 1, Minor: 3})},
 		{"a relative path", "dev/p", syscall.EINVAL, device(specs.LinuxDevice{Path: "dev/p", Type: "c", Major: 1, Minor: 3})},

@@ -17,7 +17,7 @@ func BenchmarkPrepare(b *testing.B) {
 	}
 	defer null.Close()
 	c := config("/bin/true")
-	host := plan.Host{Name: "probe", Mountpoint: "/run", LastCap: 40, NoFile: 4096, Roots: []plan.Prepared{{Target: "/"}}}
+	host := plan.Host{Name: "probe", Mountpoint: "/run", LastCap: 40, Caps: 1<<41 - 1, NoFile: 4096, Roots: []plan.Prepared{{Target: "/"}}}
 	for b.Loop() {
 		steps, err := plan.Build(c, host)
 		if err != nil {

@@ -18,7 +18,8 @@ func (a *assembler) addFiles(s plan.Step) error {
 	case plan.PlaceDevices:
 		return a.placeDevices(s)
 	case plan.Link:
-		dir := a.directory(path.Dir(s.Path), 0)
+		how, size := a.openHow(unix.O_DIRECTORY, unix.RESOLVE_NO_MAGICLINKS)
+		dir := a.result(a.call(unix.SYS_OPENAT2, cwd, a.path(path.Dir(s.Path)), how, size))
 		a.call(unix.SYS_SYMLINKAT, a.path(s.Target), dir, a.path(path.Base(s.Path))).on(syscall.EEXIST, 0).on(syscall.EROFS, 0)
 		a.call(unix.SYS_CLOSE, dir)
 	case plan.ReadOnly:

@@ -143,6 +143,9 @@ func (c *Config) Devices() []string {
 		lines = append(lines, ruleLine(r))
 	}
 	for _, n := range c.Spec.Linux.Devices {
+		if n.Type == "p" {
+			continue
+		}
 		node := deviceLine{kind: n.Type, major: n.Major, minor: n.Minor, access: noAccess, node: n.Path}
 		at := slices.IndexFunc(lines, func(l deviceLine) bool { return l.same(node) && l.node == "" })
 		if at >= 0 {
@@ -234,7 +237,7 @@ func (d deviceLine) rule() specs.LinuxDeviceCgroup {
 	return r
 }
 
-// validateDevices refuses what the devices file could not show: rules that take back, and nodes that are no devices.
+// validateDevices refuses what the devices file could not show: rules that take back, and nodes that could not be made.
 func (c *Config) validateDevices() error {
 	refuse := func(value, why string) error {
 		return &Error{Op: "check", File: "linux.devices", Value: value, Errno: syscall.EOPNOTSUPP, Why: why, Cure: "leave it out of config.json"}
@@ -248,6 +251,12 @@ func (c *Config) validateDevices() error {
 	}
 	for _, n := range c.Spec.Linux.Devices {
 		line := deviceLine{kind: n.Type, major: n.Major, minor: n.Minor, access: noAccess, node: n.Path}
+		switch n.Type {
+		case "u": // as the kernel does not tell it from c any more
+			line.kind = "c"
+		case "p": // no device, and so no line of the file
+			line.kind, line.major, line.minor = "c", 0, 0
+		}
 		if _, err := parseDevice(line.String()); err != nil {
 			return refuse(line.String(), "not a node of the devices file")
 		}

@@ -1,9 +1,7 @@
 package launch
 
 import (
-	"fmt"
 	"os"
-	"path"
 	"strings"
 	"syscall"
 	"unsafe"
@@ -16,15 +14,16 @@ import (
 
 // Files are the descriptors that a plan needs. They stay the caller's; a program refers to them until it has been sent.
 type Files struct {
-	Tasks  []*os.File                            // cgroup v1 tasks files
-	Into   *os.File                              // cgroup v2 directory, or nil
-	Net    *os.File                              // a new network namespace with lo up
-	Join   map[specs.LinuxNamespaceType]*os.File // namespaces to enter: those of plan.Join
-	Roots  []*os.File                            // detached mounts, the root first
-	Mounts *os.File                              // the mount namespace to enter: that of plan.EnterMounts
-	Binds  []*os.File                            // prepared trees: those of plan.Bind
-	Null   *os.File                              // /dev/null, for stdin
-	Log    *os.File                              // for stdout and stderr
+	Tasks   []*os.File                            // cgroup v1 tasks files
+	Into    *os.File                              // cgroup v2 directory, or nil
+	Net     *os.File                              // a new network namespace with lo up
+	Join    map[specs.LinuxNamespaceType]*os.File // namespaces to enter: those of plan.Join
+	Roots   []*os.File                            // detached mounts, the root first
+	Devices []*os.File                            // detached mounts of device nodes, in the order of the plan: Nodes.Take
+	Mounts  *os.File                              // the mount namespace to enter: that of plan.EnterMounts
+	Binds   []*os.File                            // prepared trees: those of plan.Bind
+	Null    *os.File                              // /dev/null, for stdin
+	Log     *os.File                              // for stdout and stderr
 }
 
 // cloneFlags are the flags of namespaces in clone3(2) and setns(2).
@@ -38,7 +37,9 @@ var cloneFlags = map[specs.LinuxNamespaceType]uint64{
 type assembler struct {
 	Program
 	files    Files
-	devices  []arg          // the nodes taken from the host, in the order of the plan
+	null     *arg           // the mount of the null device
+	proc     arg            // a procfs of our own, unattached
+	labels   map[string]arg // attribute files of security modules
 	borrowed map[string]arg // the mounts taken from the host, by type
 }
 
@@ -52,9 +53,7 @@ func Assemble(steps []plan.Step, files Files) (*Program, error) {
 		if err := a.add(s); err != nil {
 			return nil, err
 		}
-		switch s.(type) {
-		case plan.TakeDevices, plan.Borrow:
-		default:
+		if !lasting(s) {
 			a.nextReg = results // what a step got is used within the step
 		}
 	}
@@ -96,67 +95,21 @@ func (a *assembler) add(s plan.Step) error {
 	case plan.Borrow:
 		a.borrow(s)
 	case plan.PlaceBorrowed:
-		a.attach(a.borrowed[s.Type], a.target(s.Target, unix.O_DIRECTORY, unix.RESOLVE_NO_SYMLINKS))
+		a.attach(a.borrowed[s.Type], a.directory(s.Target, unix.RESOLVE_NO_SYMLINKS))
 	case plan.Private:
 		a.call(unix.SYS_MOUNT, num(0), a.path("/"), num(0), num(unix.MS_REC|unix.MS_PRIVATE), num(0))
-	case plan.TakeDevices:
-		for _, p := range s.Paths {
-			a.devices = append(a.devices, a.clone(a.path(p), 0))
-		}
 	case plan.Root:
 		a.root(s)
 	case plan.Attach:
-		a.attach(a.file(a.files.Roots[s.Index]), a.target(s.Target, unix.O_DIRECTORY, 0))
+		a.attach(a.file(a.files.Roots[s.Index]), a.directory(s.Target, 0))
 	case plan.Mount:
 		a.mount(s)
 	case plan.Bind:
 		a.bind(s)
 	case plan.DropOldRoot:
 		a.call(unix.SYS_UMOUNT2, a.path("."), num(unix.MNT_DETACH))
-	case plan.PlaceDevices:
-		a.placeDevices(s)
-	case plan.Link:
-		a.call(unix.SYS_SYMLINKAT, a.path(s.Target), cwd, a.path(s.Path)).on(syscall.EEXIST, 0).on(syscall.EROFS, 0)
-	case plan.ReadOnly:
-		a.readOnly(s)
-	case plan.Mask:
-		a.mask(s)
 	default:
-		return a.addRights(s)
-	}
-	return nil
-}
-
-// addRights translates the steps that come last: what the program is and may do.
-func (a *assembler) addRights(s plan.Step) error {
-	switch s := s.(type) {
-	case plan.Chdir:
-		a.chdir(s)
-	case plan.Rlimit:
-		limit := unix.Rlimit{Cur: s.Soft, Max: s.Hard}
-		a.call(unix.SYS_PRLIMIT64, num(0), num(s.Resource), structure(&a.Program, &limit), num(0))
-	case plan.Bound:
-		for _, c := range s.Drop {
-			a.call(unix.SYS_PRCTL, num(unix.PR_CAPBSET_DROP), num(c))
-		}
-	case plan.User:
-		a.user(s)
-	case plan.Capabilities:
-		a.capabilities(s)
-	case plan.NoNewPrivileges:
-		a.call(unix.SYS_PRCTL, num(unix.PR_SET_NO_NEW_PRIVS), num(1))
-	case plan.Umask:
-		a.call(unix.SYS_UMASK, num(s.Mask))
-	case plan.Stdio:
-		for fd, f := range []*os.File{a.files.Null, a.files.Log, a.files.Log} {
-			a.call(unix.SYS_DUP3, a.file(f), num(fd), num(0))
-		}
-	case plan.CloseRest:
-		a.call(unix.SYS_CLOSE_RANGE, num(3), num(uint32(1<<32-1)), num(unix.CLOSE_RANGE_CLOEXEC))
-	case plan.Exec:
-		a.execute(s)
-	default:
-		return fmt.Errorf("a plan with the unknown step %T: %w", s, syscall.EINVAL)
+		return a.addFiles(s)
 	}
 	return nil
 }
@@ -200,11 +153,6 @@ func (a *assembler) joinCgroup() {
 	}
 }
 
-// clone makes a detached copy of the mount at a path.
-func (a *assembler) clone(p arg, flags uint32) arg {
-	return a.result(a.call(unix.SYS_OPEN_TREE, cwd, p, num(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|flags)))
-}
-
 // attach moves a detached mount onto a descriptor.
 func (a *assembler) attach(mount, target arg) *call {
 	return a.call(unix.SYS_MOVE_MOUNT, mount, a.empty(), target, a.empty(), num(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH))
@@ -225,33 +173,6 @@ func (a *assembler) openHow(flags, resolve uint64) (how, size arg) {
 	return structure(&a.Program, &h), num(unsafe.Sizeof(h))
 }
 
-// target opens a path inside the root to mount on. A missing directory is made: the first attempt skips the making when it
-// succeeds.
-func (a *assembler) target(p string, flags, resolve uint64) arg {
-	how, size := a.openHow(flags, resolve)
-	dirs := a.parents(p)
-	first := a.call(unix.SYS_OPENAT2, cwd, a.path(p), how, size).on(syscall.ENOENT, 0)
-	first.okSkip = uint16(len(dirs) + 1)
-	out := a.result(first)
-	for _, d := range dirs {
-		a.call(unix.SYS_MKDIRAT, cwd, d, num(0o755)).whatever()
-	}
-	again := a.call(unix.SYS_OPENAT2, cwd, a.path(p), how, size)
-	again.store = uint8(out.value) + 1
-	return out
-}
-
-// parents are the paths of p and of every directory above it, topmost first.
-func (a *assembler) parents(p string) []arg {
-	var out []arg
-	at := "/"
-	for name := range strings.SplitSeq(strings.Trim(p, "/"), "/") {
-		at = path.Join(at, name)
-		out = append(out, a.path(at))
-	}
-	return out
-}
-
 // mount makes a file system and attaches it.
 func (a *assembler) mount(s plan.Mount) {
 	var resolve uint64
@@ -262,7 +183,7 @@ func (a *assembler) mount(s plan.Mount) {
 	if s.Exists {
 		target = a.existing(s.Target, unix.O_DIRECTORY)
 	} else {
-		target = a.target(s.Target, unix.O_DIRECTORY, resolve)
+		target = a.directory(s.Target, resolve)
 	}
 	fs := a.result(a.call(unix.SYS_FSOPEN, a.path(s.Type), num(unix.FSOPEN_CLOEXEC)))
 	if s.Source != "" {
@@ -281,71 +202,6 @@ func (a *assembler) mount(s plan.Mount) {
 	if s.Propagation != 0 {
 		a.propagate(mount, s.Propagation)
 	}
-}
-
-// placeDevices makes an empty file for each node and mounts the host's node on it.
-func (a *assembler) placeDevices(s plan.PlaceDevices) {
-	how, size := a.openHow(unix.O_NOFOLLOW, 0)
-	for i, p := range s.Paths {
-		a.call(unix.SYS_MKNODAT, cwd, a.path(p), num(unix.S_IFREG|0o666), num(0)).on(syscall.EEXIST, 0).on(syscall.EROFS, 0)
-		node := a.result(a.call(unix.SYS_OPENAT2, cwd, a.path(p), how, size))
-		a.attach(a.devices[i], node)
-	}
-}
-
-func (a *assembler) readOnly(s plan.ReadOnly) {
-	how, size := a.openHow(0, 0)
-	a.call(unix.SYS_OPENAT2, cwd, a.path(s.Path), how, size).on(syscall.ENOENT, 4).on(syscall.ENOTDIR, 4)
-	target := a.result(&a.calls[len(a.calls)-1])
-	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-	tree := a.result(a.call(unix.SYS_OPEN_TREE, target, a.empty(),
-		num(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)))
-	a.call(unix.SYS_MOUNT_SETATTR, tree, a.empty(), num(unix.AT_EMPTY_PATH|unix.AT_RECURSIVE), structure(&a.Program, &attr), num(unsafe.Sizeof(attr)))
-	a.attach(tree, target)
-	a.call(unix.SYS_CLOSE, tree)
-}
-
-// mask hides a path, a directory or something else, if it is there.
-func (a *assembler) mask(s plan.Mask) {
-	how, size := a.openHow(unix.O_DIRECTORY, 0)
-	dir := a.result(a.call(unix.SYS_OPENAT2, cwd, a.path(s.Path), how, size).on(syscall.ENOENT, 7).on(syscall.ENOTDIR, 4))
-	fs := a.result(a.call(unix.SYS_FSOPEN, a.path("tmpfs"), num(unix.FSOPEN_CLOEXEC)))
-	a.call(unix.SYS_FSCONFIG, fs, num(unix.FSCONFIG_CMD_CREATE), num(0), num(0), num(0))
-	mount := a.result(a.call(unix.SYS_FSMOUNT, fs, num(unix.FSMOUNT_CLOEXEC),
-		num(unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)))
-	a.attach(mount, dir).okSkip = 3
-	how, size = a.openHow(0, 0)
-	file := a.result(a.call(unix.SYS_OPENAT2, cwd, a.path(s.Path), how, size).on(syscall.ENOENT, 2).on(syscall.ENOTDIR, 2))
-	a.attach(a.clone(a.path("/dev/null"), 0), file)
-}
-
-func (a *assembler) chdir(s plan.Chdir) {
-	dirs := a.parents(s.Path)
-	a.call(unix.SYS_CHDIR, a.path(s.Path)).on(syscall.ENOENT, 0).okSkip = uint16(len(dirs) + 1)
-	for _, d := range dirs {
-		a.call(unix.SYS_MKDIRAT, cwd, d, num(0o755)).whatever()
-	}
-	a.call(unix.SYS_CHDIR, a.path(s.Path))
-}
-
-func (a *assembler) user(s plan.User) {
-	groups := num(0)
-	if len(s.Groups) > 0 {
-		groups = a.bytes(rawBytes(s.Groups))
-	}
-	a.call(unix.SYS_SETGROUPS, num(len(s.Groups)), groups)
-	a.call(unix.SYS_SETRESGID, num(s.GID), num(s.GID), num(s.GID))
-	a.call(unix.SYS_SETRESUID, num(s.UID), num(s.UID), num(s.UID))
-}
-
-func (a *assembler) capabilities(s plan.Capabilities) {
-	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	for i := range data {
-		data[i].Permitted, data[i].Effective = uint32(s.Permitted>>(32*i)), uint32(s.Effective>>(32*i))
-	}
-	a.call(unix.SYS_PRCTL, num(unix.PR_CAP_AMBIENT), num(unix.PR_CAP_AMBIENT_CLEAR_ALL), num(0), num(0), num(0))
-	a.call(unix.SYS_CAPSET, structure(&a.Program, &head), structure(&a.Program, &data))
 }
 
 // execute tries each candidate as execvp(3) does: the next one when there is no such file, and a file that may not be

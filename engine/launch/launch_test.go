@@ -6,6 +6,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"github.com/ctrfs/ctrfs/engine"
 	"github.com/ctrfs/ctrfs/engine/launch"
 	"github.com/ctrfs/ctrfs/engine/plan"
+	"github.com/ctrfs/ctrfs/netns"
 )
 
 // requireRoot stops a test that launches for real when nobody here may do that; in CI that is a failure.
@@ -53,9 +55,17 @@ type result struct {
 // try launches a configuration on the root and waits for its end.
 func try(t testing.TB, c *engine.Config, root *os.File, limit time.Duration) result {
 	t.Helper()
+	return tryOn(t, c, plan.Host{}, root, limit)
+}
+
+// tryOn does so on a host with the given features.
+func tryOn(t testing.TB, c *engine.Config, host plan.Host, root *os.File, limit time.Duration) result {
+	t.Helper()
 	dir := t.TempDir()
-	steps, err := plan.Build(c, plan.Host{Name: "probe", Cgroup: "none", Mountpoint: dir, LastCap: 40, NoFile: 4096,
-		Roots: []plan.Prepared{{Target: "/", Text: "the host's tree"}}})
+	host.Name, host.Cgroup, host.Mountpoint, host.LastCap, host.NoFile = "probe", "none", dir, 40, 4096
+	host.Roots = []plan.Prepared{{Target: "/", Text: "the host's tree"}}
+	host.Caps = launch.Bounding()
+	steps, err := plan.Build(c, host)
 	if err != nil {
 		return result{err: err}
 	}
@@ -75,8 +85,15 @@ func try(t testing.TB, c *engine.Config, root *os.File, limit time.Duration) res
 	}
 	defer made[0].Close()
 	defer made[1].Close()
-	program, err := launch.Assemble(steps, launch.Files{Net: made[1], Roots: []*os.File{root}, Null: null, Log: log,
-		Join: map[specs.LinuxNamespaceType]*os.File{specs.UserNamespace: made[0]}})
+	files := launch.Files{Net: made[1], Roots: []*os.File{root}, Devices: nodes(t, c), Null: null, Log: log,
+		Join: map[specs.LinuxNamespaceType]*os.File{specs.UserNamespace: made[0]}}
+	if c.Namespace(specs.UserNamespace).Host {
+		if files.Net, err = netns.New(); err != nil {
+			t.Fatal(err)
+		}
+		defer files.Net.Close()
+	}
+	program, err := launch.Assemble(steps, files)
 	if err != nil {
 		return result{err: err}
 	}
@@ -94,9 +111,32 @@ func try(t testing.TB, c *engine.Config, root *os.File, limit time.Duration) res
 	return r
 }
 
+// nodes takes the devices of a configuration.
+func nodes(t testing.TB, c *engine.Config) []*os.File {
+	t.Helper()
+	devices, err := plan.Devices(&c.Spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all launch.Nodes
+	defer all.Close()
+	mounts, err := all.Take(devices, launch.IDs{UIDs: c.Spec.Linux.UIDMappings, GIDs: c.Spec.Linux.GIDMappings})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, m := range mounts {
+			m.Close()
+		}
+	})
+	return mounts
+}
+
+// config is a container with the host's user namespace, so that roots need not be idmapped: that is package overlay's.
 func config(args ...string) *engine.Config {
 	c := engine.NewConfig()
 	c.Spec.Process.Args = args
+	c.Spec.Linux.Namespaces = slices.DeleteFunc(c.Spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.UserNamespace })
 	return c
 }
 
@@ -105,7 +145,8 @@ func TestProgramRunsAlone(t *testing.T) {
 	script := `echo pid=$$; hostname; ls /proc | grep -c '^[0-9][0-9]*$'; grep -c : /proc/net/dev; ls /proc/self/fd | tr '\n' ' '
 grep -e CapBnd -e CapEff -e CapInh -e NoNewPrivs /proc/self/status; pwd; echo $VAR; ulimit -n; umask; cat /proc/self/cgroup | head -1
 ls -l /dev/null | cut -c1; wc -l < /proc/mounts; echo x > /proc/sysrq-trigger; exit 7`
-	c := config("sh", "-c", script)
+	c := engine.NewConfig()
+	c.Spec.Process.Args = []string{"sh", "-c", script}
 	c.Spec.Process.Env = append(c.Spec.Process.Env, "VAR=value of it")
 	c.Spec.Process.Cwd = "/usr/lib"
 	r := try(t, c, hostTree(t), time.Minute)
@@ -272,7 +313,8 @@ func TestNulIsRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer null.Close()
-		program, err := launch.Assemble(steps, launch.Files{Net: null, Roots: []*os.File{null}, Null: null, Log: null})
+		files := launch.Files{Net: null, Roots: []*os.File{null}, Devices: slices.Repeat([]*os.File{null}, 6), Null: null, Log: null}
+		program, err := launch.Assemble(steps, files)
 		if err == nil {
 			_, err = program.Encode()
 		}

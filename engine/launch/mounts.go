@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"path"
 	"syscall"
 	"unsafe"
 
@@ -16,7 +17,7 @@ func (a *assembler) bind(s plan.Bind) {
 	case s.File && s.Create:
 		a.emptyFile(s.Target)
 	case s.Create:
-		a.attach(tree, a.target(s.Target, unix.O_DIRECTORY, 0))
+		a.attach(tree, a.directory(s.Target, 0))
 		return
 	}
 	flags := uint64(unix.O_DIRECTORY)
@@ -34,10 +35,7 @@ func (a *assembler) existing(p string, flags uint64) arg {
 
 // emptyFile makes a file to mount on, and the directories to it, where they are missing.
 func (a *assembler) emptyFile(p string) {
-	dirs := a.parents(p)
-	for _, d := range dirs[:len(dirs)-1] {
-		a.call(unix.SYS_MKDIRAT, cwd, d, num(0o755)).whatever()
-	}
+	a.call(unix.SYS_CLOSE, a.directory(path.Dir(p), 0))
 	h := unix.OpenHow{Flags: unix.O_CREAT | unix.O_EXCL | unix.O_RDONLY | unix.O_CLOEXEC, Mode: 0o644,
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
 	a.call(unix.SYS_OPENAT2, cwd, a.path(p), structure(&a.Program, &h), num(unsafe.Sizeof(h))).on(syscall.EEXIST, 0).on(syscall.EROFS, 0)

@@ -38,6 +38,7 @@ import (
 	"github.com/ctrfs/ctrfs/engine"
 	"github.com/ctrfs/ctrfs/engine/cgroup"
 	"github.com/ctrfs/ctrfs/engine/keeper"
+	"github.com/ctrfs/ctrfs/engine/launch"
 	"github.com/ctrfs/ctrfs/overlay"
 )
 
@@ -57,6 +58,7 @@ type Engine struct {
 	groups   *cgroup.Tree
 	ids      *ranges
 	stock    *stock
+	nodes    launch.Nodes
 	keeper   *keeper.Client
 	facts    facts
 	features func() []engine.Feature // found out when first asked for
@@ -123,6 +125,7 @@ const flushLimit = 5 * time.Second
 func (e *Engine) Close() {
 	e.warming.Wait()
 	e.stock.close()
+	e.nodes.Close()
 	e.mu.RLock()
 	all := slices.Collect(maps.Values(e.byID))
 	e.mu.RUnlock()

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrfs/ctrfs/engine"
@@ -93,7 +94,13 @@ func (s *starting) run() error {
 		return err
 	}
 	defer s.join.Close()
-	files := launch.Files{Net: s.around.net, Join: s.around.files, Binds: s.binds, Tasks: s.join.Tasks, Into: s.join.Into, Null: e.facts.null, Log: s.log}
+	devices, done, err := e.devices(s.view.Config, s.around)
+	if err != nil {
+		return err
+	}
+	defer done()
+	files := launch.Files{Net: s.around.net, Join: s.around.files, Binds: s.binds, Devices: devices, Tasks: s.join.Tasks, Into: s.join.Into,
+		Null: e.facts.null, Log: s.log}
 	for _, m := range s.root.Mounts {
 		files.Roots = append(files.Roots, m.File)
 	}
@@ -130,6 +137,7 @@ func (c *container) plan(v *engine.View, mounts []overlay.Mount, around *surroun
 	for _, m := range mounts {
 		h.Roots = append(h.Roots, plan.Prepared{Target: m.Target, Text: m.Text})
 	}
+	c.e.facts.rights.fill(&h, around.joined[specs.UserNamespace] != plan.OfHost)
 	return plan.Build(v.Config, h)
 }
 
@@ -381,6 +389,7 @@ type facts struct {
 	lastCap    int
 	noFile     uint64
 	null       *os.File
+	rights     rights
 }
 
 // learn finds the facts out.
@@ -401,6 +410,9 @@ func learn(run string) (facts, error) {
 		return f, os.NewSyscallError("getrlimit", err)
 	}
 	f.noFile = limit.Max
+	if f.rights, err = learnRights(); err != nil {
+		return f, err
+	}
 	f.null, err = os.Open(os.DevNull)
 	return f, err
 }

@@ -20,10 +20,14 @@ type Host struct {
 	Joined map[specs.LinuxNamespaceType]string
 	// BindFiles says of each bind mount of the configuration, in order, whether its source is no directory.
 	BindFiles []bool
-	// IDs is the mapping of the new user namespace, in words.
-	IDs     string
-	LastCap int    // the highest capability that the kernel knows, /proc/sys/kernel/cap_last_cap
-	NoFile  uint64 // the hard RLIMIT_NOFILE that can be given
+	IDs       string // the mapping of the new user namespace, in words
+	LastCap   int    // the highest capability that the kernel knows, /proc/sys/kernel/cap_last_cap
+	NoFile    uint64 // the hard RLIMIT_NOFILE that can be given
+
+	Caps              uint64  // mask of the capabilities that can be given: ctrfs's own bounding set, or all in a user namespace
+	OOMScoreMin       int     // the lowest oom_score_adj that can be given: -1000 with CAP_SYS_RESOURCE
+	AppArmor, SELinux bool    // whether the kernel runs with them
+	Filter            *Filter // the compiled seccomp filter, nil for none
 }
 
 // Words of [Host.Joined] with a meaning.
@@ -46,15 +50,16 @@ func Build(c *engine.Config, h Host) ([]Step, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	if err := unlaunched(c); err != nil {
-		return nil, err
-	}
 	rights, err := rightsOf(spec, h)
 	if err != nil {
 		return nil, err
 	}
+	devices, err := Devices(spec)
+	if err != nil {
+		return nil, err
+	}
 	n := namespaces{spec.Linux.Namespaces, h}
-	steps := n.enter()
+	steps := n.enter(rights.outside)
 	steps = append(steps, Guard{}, JoinCgroup{h.Cgroup, h.Limits})
 	if n.isNew(specs.CgroupNamespace) {
 		steps = append(steps, CgroupNamespace{})
@@ -69,15 +74,16 @@ func Build(c *engine.Config, h Host) ([]Step, error) {
 	if n.isNew(specs.TimeNamespace) {
 		steps = append(steps, TimeNamespace{})
 	}
-	steps = append(steps, Private{}, TakeDevices{deviceNodes})
-	steps = append(steps, files(c, h, n)...)
-	steps = append(steps, rights...)
-	return append(steps, Stdio{}, CloseRest{}, Exec{candidates(spec.Process), spec.Process.Args, spec.Process.Env}), nil
+	steps = append(steps, Private{})
+	steps = append(steps, rights.early...)
+	steps = append(steps, files(c, h, n, devices, rights.inside)...)
+	steps = append(steps, rights.late...)
+	return append(steps, Exec{candidates(spec.Process), spec.Process.Args, spec.Process.Env}), nil
 }
 
 // files are the steps that make the container's view of files. The new procfs and sysfs come before the old root goes: a
 // kernel that lets a user namespace mount them wants to see that the old ones were visible.
-func files(c *engine.Config, h Host, n namespaces) []Step {
+func files(c *engine.Config, h Host, n namespaces, devices []Device, inside []Step) []Step {
 	spec := &c.Spec
 	more := c.AdditionalMounts()
 	customary := Without(spec.Mounts, more)
@@ -108,6 +114,7 @@ func files(c *engine.Config, h Host, n namespaces) []Step {
 			if n.apartFromHost() {
 				steps = append(steps, BecomeRoot{})
 			}
+			steps = append(steps, inside...)
 		} else {
 			steps = append(steps, Attach{i, r.Target, r.Text})
 		}
@@ -115,13 +122,13 @@ func files(c *engine.Config, h Host, n namespaces) []Step {
 	steps = append(steps, early...)
 	steps = append(steps, DropOldRoot{})
 	steps = append(steps, late...)
-	steps = append(steps, PlaceDevices{deviceNodes})
-	for _, l := range deviceLinks {
-		steps = append(steps, l)
-	}
 	bind := 0
 	for _, m := range more {
 		steps = append(steps, additional(m, h, &bind))
+	}
+	steps = append(steps, PlaceDevices{devices})
+	for _, l := range deviceLinks {
+		steps = append(steps, l)
 	}
 	for _, p := range spec.Linux.ReadonlyPaths {
 		steps = append(steps, ReadOnly{path.Clean(p)})
@@ -130,67 +137,6 @@ func files(c *engine.Config, h Host, n namespaces) []Step {
 		steps = append(steps, Mask{path.Clean(p)})
 	}
 	return append(steps, Chdir{path.Clean(spec.Process.Cwd)})
-}
-
-// rightsOf are the steps that give up rights, in the only order that works: the bounding set needs CAP_SETPCAP, changing
-// user needs CAP_SETUID, and what is left is set last.
-func rightsOf(spec *specs.Spec, h Host) ([]Step, error) {
-	steps, err := limits(spec.Process.Rlimits, h)
-	if err != nil {
-		return nil, err
-	}
-	caps := spec.Process.Capabilities
-	if caps == nil {
-		caps = &specs.LinuxCapabilities{}
-	}
-	var sets [3]uint64
-	for i, names := range [][]string{caps.Bounding, caps.Permitted, caps.Effective} {
-		mask, unknown := capabilityMask(names)
-		if unknown != "" {
-			return nil, engine.Invalid("capabilities", unknown, "no such capability", "see capabilities(7) for the names")
-		}
-		sets[i] = mask
-	}
-	var drop []int
-	for i := 0; i <= h.LastCap; i++ {
-		if sets[0]&(1<<i) == 0 {
-			drop = append(drop, i)
-		}
-	}
-	steps = append(steps, Bound{drop})
-	u := spec.Process.User
-	if u.UID != 0 || u.GID != 0 || len(u.AdditionalGids) > 0 {
-		steps = append(steps, User{u.UID, u.GID, u.AdditionalGids})
-	}
-	if u.UID == 0 {
-		steps = append(steps, Capabilities{sets[1], sets[2]})
-	}
-	if spec.Process.NoNewPrivileges {
-		steps = append(steps, NoNewPrivileges{})
-	}
-	mask := uint32(0o022)
-	if u.Umask != nil {
-		mask = *u.Umask & 0o777
-	}
-	return append(steps, Umask{mask}), nil
-}
-
-// limits are the resource limits: the configured ones, and the customary limit on descriptors when it is not among them.
-func limits(configured []specs.POSIXRlimit, h Host) ([]Step, error) {
-	var steps []Step
-	nofile := false
-	for _, r := range configured {
-		number, ok := rlimits[r.Type]
-		if !ok {
-			return nil, engine.Invalid("rlimits", r.Type, "no such limit", "see getrlimit(2) for the names")
-		}
-		nofile = nofile || r.Type == "RLIMIT_NOFILE"
-		steps = append(steps, Rlimit{r.Type, number, r.Soft, r.Hard})
-	}
-	if !nofile {
-		steps = append(steps, Rlimit{"RLIMIT_NOFILE", rlimits["RLIMIT_NOFILE"], min(defaultNoFile, h.NoFile), h.NoFile})
-	}
-	return steps, nil
 }
 
 // candidates are the paths that execvp(3) would try: the name itself when it holds a slash, else one in each directory of

@@ -57,8 +57,8 @@ func (n namespaces) owns(t specs.LinuxNamespaceType) bool {
 	return n.isNew(t) || n.joined(t) != "" && n.joined(specs.UserNamespace) != ""
 }
 
-// enter are the steps from the keeper's namespaces to the container's.
-func (n namespaces) enter() []Step {
+// enter are the steps from the keeper's namespaces to the container's. outside are those that need the host's ids and rights.
+func (n namespaces) enter(outside []Step) []Step {
 	var before, made []Step
 	for _, t := range joins {
 		switch from := n.joined(t); {
@@ -69,7 +69,8 @@ func (n namespaces) enter() []Step {
 		}
 	}
 	if len(before) > 0 {
-		made = append([]Step{Fork{}}, before...)
+		made = append(append([]Step{Fork{}}, outside...), before...)
+		outside = nil
 	}
 	var clone Clone
 	for _, ns := range n.list {
@@ -77,7 +78,7 @@ func (n namespaces) enter() []Step {
 			clone.Namespaces = append(clone.Namespaces, ns.Type)
 		}
 	}
-	return append(made, clone)
+	return append(append(made, clone), outside...)
 }
 
 // apartFromHost reports whether the container has another user namespace than the host's.

@@ -15,7 +15,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-var testHost = Host{Name: "web", Cgroup: "pod/web", Mountpoint: "/run/x/root", LastCap: 40, NoFile: 20000,
+var testHost = Host{Name: "web", Cgroup: "pod/web", Mountpoint: "/run/x/root", LastCap: 40, NoFile: 20000, Caps: 1<<41 - 1, OOMScoreMin: -1000,
 	Roots: []Prepared{{"/", "overlay"}, {"/usr", "the host's /usr, read-only"}}}
 
 func configured(t *testing.T, change func(*engine.Config)) *engine.Config {
@@ -50,24 +50,30 @@ func TestGolden(t *testing.T) {
 	}
 	for name, change := range cases {
 		t.Run(name, func(t *testing.T) {
-			steps, err := Build(configured(t, change), testHost)
-			if err != nil {
-				t.Fatal(err)
-			}
-			file := filepath.Join("testdata", name+".golden")
-			if *update {
-				if err := os.WriteFile(file, []byte(String(steps)), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got := String(steps); got != string(want) {
-				t.Errorf("got\n%swant\n%s", got, want)
-			}
+			golden(t, name, configured(t, change), testHost)
 		})
+	}
+}
+
+// golden compares the plan of a configuration with its file.
+func golden(t *testing.T, name string, c *engine.Config, h Host) {
+	t.Helper()
+	steps, err := Build(c, h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join("testdata", name+".golden")
+	if *update {
+		if err := os.WriteFile(file, []byte(String(steps)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := String(steps); got != string(want) {
+		t.Errorf("got\n%swant\n%s", got, want)
 	}
 }
 
@@ -91,9 +97,30 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// orderRule says that a step comes before another, and why.
+type orderRule struct{ first, then, because string }
+
 // TestOrder states the rules of order that a launch is wrong without.
 func TestOrder(t *testing.T) {
-	steps, err := Build(configured(t, func(c *engine.Config) { c.Spec.Process.User.UID = 1 }), testHost)
+	checkOrder(t, configured(t, func(c *engine.Config) { c.Spec.Process.User.UID = 1 }), testHost, []orderRule{
+		{"guard", "join cgroup", "a guarded child is never seen unguarded"},
+		{"join cgroup", "unshare the cgroup", "the group of that moment becomes the root of the namespace"},
+		{"make every mount private", "pivot", "else the host sees the mounts"},
+		{"mount proc", "detach the host", "a user namespace may mount proc only while one is visible"},
+		{"detach the host", "mount tmpfs on /dev", "nothing of the host is in reach of the container's own mounts"},
+		{"mount tmpfs on /dev", "bind the host's /dev/null", "else it hides them"},
+		{"bind the host's /dev/null", "mask", "masking takes the container's own null"},
+		{"drop", "become user", "the bounding set needs CAP_SETPCAP"},
+		{"become user", "keep no capabilities", "changing user needs CAP_SETUID"},
+		{"connect stdin", "close every other", "the log is one of the others until then"},
+		{"set no_new_privs", "execute", ""},
+		{"close every other", "execute", ""},
+	})
+}
+
+func checkOrder(t *testing.T, c *engine.Config, h Host, rules []orderRule) {
+	t.Helper()
+	steps, err := Build(c, h)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,22 +130,10 @@ func TestOrder(t *testing.T) {
 				return i
 			}
 		}
-		t.Fatalf("there is no step %q", of)
+		t.Fatalf("there is no step %q in\n%s", of, String(steps))
 		return -1
 	}
-	for _, rule := range []struct{ first, then, because string }{
-		{"guard", "join cgroup", "a guarded child is never seen unguarded"},
-		{"join cgroup", "unshare the cgroup", "the group of that moment becomes the root of the namespace"},
-		{"make every mount private", "pivot", "else the host sees the mounts"},
-		{"take from the host", "pivot", "the host's nodes are out of sight afterwards"},
-		{"mount proc", "detach the host", "a user namespace may mount proc only while one is visible"},
-		{"detach the host", "mount tmpfs on /dev", "nothing of the host is in reach of the container's own mounts"},
-		{"bind /dev/null", "mask", "masking takes the container's own null"},
-		{"drop", "become user", "the bounding set needs CAP_SETPCAP"},
-		{"set no_new_privs", "execute", ""},
-		{"connect stdin", "close every other", "the log is one of the others until then"},
-		{"close every other", "execute", ""},
-	} {
+	for _, rule := range rules {
 		if at(rule.first) > at(rule.then) {
 			t.Errorf("%q comes after %q: %s", rule.first, rule.then, rule.because)
 		}

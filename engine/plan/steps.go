@@ -49,8 +49,6 @@ type (
 	TimeNamespace struct{}
 	// Private stops mounts from travelling between the child's mount namespace and the host's.
 	Private struct{}
-	// TakeDevices picks up the host's own device nodes while the host's /dev is still in sight.
-	TakeDevices struct{ Paths []string }
 	// Root attaches the prepared root and makes it the root directory; the old root stays stacked on top of it.
 	Root struct {
 		Text       string // for people: where its layers are
@@ -78,35 +76,6 @@ type (
 	PlaceBorrowed struct{ Type, Target string }
 	// DropOldRoot detaches the host's tree: from here on nothing of the host can be reached by any path.
 	DropOldRoot struct{}
-	// PlaceDevices binds the nodes of [TakeDevices] into /dev.
-	PlaceDevices struct{ Paths []string }
-	// Link makes a symbolic link unless something is there already.
-	Link struct{ Target, Path string }
-	// ReadOnly makes a path read-only, with everything mounted below it.
-	ReadOnly struct{ Path string }
-	// Mask hides a file behind /dev/null, a directory behind an empty one.
-	Mask struct{ Path string }
-	// Chdir sets the working directory, created if missing.
-	Chdir struct{ Path string }
-	// Rlimit sets one resource limit, prlimit(2).
-	Rlimit struct {
-		Name       string
-		Resource   int
-		Soft, Hard uint64
-	}
-	// Bound removes capabilities from the bounding set: no program can ever regain them.
-	Bound struct{ Drop []int }
-	// User changes to the user and groups that the program runs as.
-	User struct {
-		UID, GID uint32
-		Groups   []uint32
-	}
-	// Capabilities sets the permitted and effective sets, and empties the inheritable and the ambient one.
-	Capabilities struct{ Permitted, Effective uint64 }
-	// NoNewPrivileges makes set-user-id and file capabilities powerless for good.
-	NoNewPrivileges struct{}
-	// Umask sets the file mode creation mask.
-	Umask struct{ Mask uint32 }
 	// Stdio makes descriptors 0, 1 and 2: /dev/null and the log.
 	Stdio struct{}
 	// CloseRest marks every other descriptor close-on-exec.
@@ -160,50 +129,22 @@ func (s Borrow) String() string        { return "take from the host " + s.Path +
 func (s PlaceBorrowed) String() string {
 	return fmt.Sprintf("bind the host's %s on %s", s.Type, s.Target)
 }
-func (Private) String() string       { return "make every mount private" }
-func (s TakeDevices) String() string { return "take from the host " + strings.Join(s.Paths, " ") }
-func (s Root) String() string        { return "pivot to the root: " + s.Text }
-func (s Attach) String() string      { return "attach " + s.Text + " at " + s.Target }
+func (Private) String() string  { return "make every mount private" }
+func (s Root) String() string   { return "pivot to the root: " + s.Text }
+func (s Attach) String() string { return "attach " + s.Text + " at " + s.Target }
 func (s Mount) String() string {
 	words := append(attrNames(s.Attr), s.Options...)
 	return fmt.Sprintf("mount %s on %s (%s)", s.Type, s.Target, strings.Join(words, ","))
 }
-func (DropOldRoot) String() string    { return "detach the host's tree" }
-func (s PlaceDevices) String() string { return "bind " + strings.Join(s.Paths, " ") }
-func (s Link) String() string         { return "link " + s.Path + " -> " + s.Target }
-func (s ReadOnly) String() string     { return "make read-only " + s.Path }
-func (s Mask) String() string         { return "mask " + s.Path }
-func (s Chdir) String() string        { return "change directory to " + s.Path }
-func (s Rlimit) String() string {
-	return fmt.Sprintf("limit %s %s %s", s.Name, limit(s.Soft), limit(s.Hard))
-}
-func (s Bound) String() string {
-	return fmt.Sprintf("drop %d capabilities from the bounding set", len(s.Drop))
-}
-func (s User) String() string {
-	return fmt.Sprintf("become user %d:%d groups %v", s.UID, s.GID, s.Groups)
-}
-func (s Capabilities) String() string {
-	return "keep capabilities " + strings.Join(capabilityNames(s.Permitted), " ")
-}
-func (NoNewPrivileges) String() string { return "set no_new_privs" }
-func (s Umask) String() string         { return fmt.Sprintf("set umask %04o", s.Mask) }
-func (Stdio) String() string           { return "connect stdin to /dev/null, stdout and stderr to the log" }
-func (CloseRest) String() string       { return "close every other descriptor at exec" }
-func (EnterMounts) String() string     { return "enter the container's mount namespace" }
-func (s Detach) String() string        { return "unmount " + s.Target }
-func (Leave) String() string           { return "leave" }
+func (DropOldRoot) String() string { return "detach the host's tree" }
+func (Stdio) String() string       { return "connect stdin to /dev/null, stdout and stderr to the log" }
+func (CloseRest) String() string   { return "close every other descriptor at exec" }
+func (EnterMounts) String() string { return "enter the container's mount namespace" }
+func (s Detach) String() string    { return "unmount " + s.Target }
+func (Leave) String() string       { return "leave" }
 func (s Exec) String() string {
 	if len(s.Candidates) == 0 {
 		return "execute nothing: there is no cmd"
 	}
 	return fmt.Sprintf("execute %s with arguments %q", strings.Join(s.Candidates, " or "), s.Args)
-}
-
-// limit prints a resource limit as prlimit(1) does.
-func limit(n uint64) string {
-	if n == ^uint64(0) {
-		return "unlimited"
-	}
-	return fmt.Sprint(n)
 }

@@ -35,6 +35,7 @@ type assembler struct {
 	Program
 	files   Files
 	devices []arg // the nodes taken from the host, in the order of the plan
+	null    arg   // the one of them that is /dev/null
 }
 
 // Assemble translates a plan. It fails with EINVAL when a value cannot be passed to the kernel at all.
@@ -78,7 +79,10 @@ func (a *assembler) add(s plan.Step) error {
 		a.call(unix.SYS_MOUNT, num(0), a.path("/"), num(0), num(unix.MS_REC|unix.MS_PRIVATE), num(0))
 	case plan.TakeDevices:
 		for _, p := range s.Paths {
-			a.devices = append(a.devices, a.clone(a.path(p), 0))
+			a.devices = append(a.devices, a.clone(cwd, p))
+			if p == os.DevNull {
+				a.null = a.devices[len(a.devices)-1]
+			}
 		}
 	case plan.Root:
 		a.root(s)
@@ -91,11 +95,11 @@ func (a *assembler) add(s plan.Step) error {
 	case plan.PlaceDevices:
 		a.placeDevices(s)
 	case plan.Link:
-		a.call(unix.SYS_SYMLINKAT, a.path(s.Target), cwd, a.path(s.Path)).on(syscall.EEXIST, 0).on(syscall.EROFS, 0)
+		a.call(unix.SYS_SYMLINKAT, a.path(s.Target), a.directory(path.Dir(s.Path)), a.path(path.Base(s.Path))).on(syscall.EEXIST, 0).on(syscall.EROFS, 0)
 	case plan.ReadOnly:
 		a.readOnly(s)
 	case plan.Mask:
-		a.mask(s)
+		return a.mask(s)
 	default:
 		return a.addRights(s)
 	}
@@ -106,7 +110,7 @@ func (a *assembler) add(s plan.Step) error {
 func (a *assembler) addRights(s plan.Step) error {
 	switch s := s.(type) {
 	case plan.Chdir:
-		a.chdir(s)
+		a.call(unix.SYS_FCHDIR, a.target(s.Path, unix.O_DIRECTORY, 0))
 	case plan.Rlimit:
 		limit := unix.Rlimit{Cur: s.Soft, Max: s.Hard}
 		a.call(unix.SYS_PRLIMIT64, num(0), num(s.Resource), structure(&a.Program, &limit), num(0))
@@ -153,9 +157,9 @@ func (a *assembler) joinCgroup() {
 	}
 }
 
-// clone makes a detached copy of the mount at a path.
-func (a *assembler) clone(p arg, flags uint32) arg {
-	return a.result(a.call(unix.SYS_OPEN_TREE, cwd, p, num(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|flags)))
+// clone makes a detached copy of the mount at a path below dir, or of dir itself when the path is empty.
+func (a *assembler) clone(dir arg, p string) arg {
+	return a.result(a.call(unix.SYS_OPEN_TREE, dir, a.path(p), num(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)))
 }
 
 // attach moves a detached mount onto a descriptor.
@@ -172,35 +176,52 @@ func (a *assembler) root(s plan.Root) {
 	a.call(unix.SYS_PIVOT_ROOT, a.path("."), a.path("."))
 }
 
-// openHow is struct open_how of openat2(2).
+// openHow is struct open_how of openat2(2). A root belongs to somebody who may be hostile, and whom its other containers let
+// change it meanwhile. So no other call takes a path inside it: each takes a descriptor that openat2 gave, and at most one name.
+// RESOLVE_IN_ROOT keeps symbolic links inside, and refuses the magic ones of procfs, by which a path would lead to what the
+// child has open of the host's, or of the keeper's: a working directory /proc/self/fd/7 is how others were broken out of
+// (CVE-2024-21626).
 func (a *assembler) openHow(flags, resolve uint64) (how, size arg) {
 	h := unix.OpenHow{Flags: flags | unix.O_PATH | unix.O_CLOEXEC, Resolve: resolve | unix.RESOLVE_IN_ROOT}
 	return structure(&a.Program, &h), num(unsafe.Sizeof(h))
 }
 
-// target opens a path inside the root to mount on. A missing directory is made: the first attempt skips the making when it
-// succeeds.
+// directory opens a directory inside the root.
+func (a *assembler) directory(p string) arg {
+	how, size := a.openHow(unix.O_DIRECTORY, 0)
+	return a.result(a.call(unix.SYS_OPENAT2, cwd, a.path(p), how, size))
+}
+
+// target opens a path inside the root to mount on, or to work in. A missing directory is made: the first attempt skips the
+// making when it succeeds.
 func (a *assembler) target(p string, flags, resolve uint64) arg {
 	how, size := a.openHow(flags, resolve)
-	dirs := a.parents(p)
+	levels := parents(p)
 	first := a.call(unix.SYS_OPENAT2, cwd, a.path(p), how, size).on(syscall.ENOENT, 0)
-	first.okSkip = uint16(len(dirs) + 1)
+	first.okSkip = uint16(2*len(levels) + 1)
 	out := a.result(first)
-	for _, d := range dirs {
-		a.call(unix.SYS_MKDIRAT, cwd, d, num(0o755)).whatever()
+	a.makeDirs(levels)
+	return a.call(unix.SYS_OPENAT2, cwd, a.path(p), how, size).into(out)
+}
+
+// makeDirs makes the directories of a path that are missing, two calls each: topmost first, and each by its name in the one
+// above it. What cannot be made is noticed when it is opened.
+func (a *assembler) makeDirs(levels []string) {
+	how, size := a.openHow(unix.O_DIRECTORY, 0)
+	above := a.free()
+	for _, p := range levels {
+		a.call(unix.SYS_OPENAT2, cwd, a.path(path.Dir(p)), how, size).on(0, 1).into(above)
+		a.call(unix.SYS_MKDIRAT, above, a.path(path.Base(p)), num(0o755)).whatever()
 	}
-	again := a.call(unix.SYS_OPENAT2, cwd, a.path(p), how, size)
-	again.store = uint8(out.value) + 1
-	return out
 }
 
 // parents are the paths of p and of every directory above it, topmost first.
-func (a *assembler) parents(p string) []arg {
-	var out []arg
+func parents(p string) []string {
+	var out []string
 	at := "/"
 	for name := range strings.SplitSeq(strings.Trim(p, "/"), "/") {
 		at = path.Join(at, name)
-		out = append(out, a.path(at))
+		out = append(out, at)
 	}
 	return out
 }
@@ -231,9 +252,14 @@ func (a *assembler) mount(s plan.Mount) {
 // placeDevices makes an empty file for each node and mounts the host's node on it.
 func (a *assembler) placeDevices(s plan.PlaceDevices) {
 	how, size := a.openHow(unix.O_NOFOLLOW, 0)
+	var dir arg
 	for i, p := range s.Paths {
-		a.call(unix.SYS_MKNODAT, cwd, a.path(p), num(unix.S_IFREG|0o666), num(0)).on(syscall.EEXIST, 0).on(syscall.EROFS, 0)
-		node := a.result(a.call(unix.SYS_OPENAT2, cwd, a.path(p), how, size))
+		if i == 0 || path.Dir(p) != path.Dir(s.Paths[i-1]) {
+			dir = a.directory(path.Dir(p))
+		}
+		name := a.path(path.Base(p))
+		a.call(unix.SYS_MKNODAT, dir, name, num(unix.S_IFREG|0o666), num(0)).on(syscall.EEXIST, 0).on(syscall.EROFS, 0)
+		node := a.result(a.call(unix.SYS_OPENAT2, dir, name, how, size))
 		a.attach(a.devices[i], node)
 	}
 }
@@ -250,8 +276,12 @@ func (a *assembler) readOnly(s plan.ReadOnly) {
 	a.call(unix.SYS_CLOSE, tree)
 }
 
-// mask hides a path, a directory or something else, if it is there.
-func (a *assembler) mask(s plan.Mask) {
+// mask hides a path, a directory or something else, if it is there. The null that hides is the one that was taken from the host,
+// by its descriptor: a path to it would find whatever another container has put there (CVE-2025-31133).
+func (a *assembler) mask(s plan.Mask) error {
+	if a.null.kind != register {
+		return fmt.Errorf("a plan that masks %s but has not taken %s: %w", s.Path, os.DevNull, syscall.EINVAL)
+	}
 	how, size := a.openHow(unix.O_DIRECTORY, 0)
 	dir := a.result(a.call(unix.SYS_OPENAT2, cwd, a.path(s.Path), how, size).on(syscall.ENOENT, 7).on(syscall.ENOTDIR, 4))
 	fs := a.result(a.call(unix.SYS_FSOPEN, a.path("tmpfs"), num(unix.FSOPEN_CLOEXEC)))
@@ -261,16 +291,8 @@ func (a *assembler) mask(s plan.Mask) {
 	a.attach(mount, dir).okSkip = 3
 	how, size = a.openHow(0, 0)
 	file := a.result(a.call(unix.SYS_OPENAT2, cwd, a.path(s.Path), how, size).on(syscall.ENOENT, 2).on(syscall.ENOTDIR, 2))
-	a.attach(a.clone(a.path("/dev/null"), 0), file)
-}
-
-func (a *assembler) chdir(s plan.Chdir) {
-	dirs := a.parents(s.Path)
-	a.call(unix.SYS_CHDIR, a.path(s.Path)).on(syscall.ENOENT, 0).okSkip = uint16(len(dirs) + 1)
-	for _, d := range dirs {
-		a.call(unix.SYS_MKDIRAT, cwd, d, num(0o755)).whatever()
-	}
-	a.call(unix.SYS_CHDIR, a.path(s.Path))
+	a.attach(a.clone(a.null, ""), file)
+	return nil
 }
 
 func (a *assembler) user(s plan.User) {

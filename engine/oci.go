@@ -192,6 +192,9 @@ func (c *Config) Validate() error {
 	refuse := func(file, why string) error {
 		return &Error{Op: "check", File: file, Errno: syscall.EOPNOTSUPP, Why: why, Cure: "leave it out of config.json"}
 	}
+	if err := validIDs(&c.Spec.Process.User); err != nil {
+		return err
+	}
 	seen := map[specs.LinuxNamespaceType]bool{}
 	for _, ns := range c.Spec.Linux.Namespaces {
 		if !slices.Contains(namespaceTypes, ns.Type) || ns.Path != "" {
@@ -210,6 +213,17 @@ func (c *Config) Validate() error {
 		}
 		if !strings.HasPrefix(m.Destination, "/") || len(m.UIDMappings)+len(m.GIDMappings) > 0 {
 			return refuse("mounts", fmt.Sprintf("destination %q is not an absolute path, or it asks for an id mapping", m.Destination))
+		}
+	}
+	return nil
+}
+
+// validIDs refuses the number that means "do not change" to setresuid(2) and setresgid(2): a program that was to be that user
+// would stay root.
+func validIDs(u *specs.User) error {
+	for _, id := range append([]uint32{u.UID, u.GID}, u.AdditionalGids...) {
+		if id == 1<<32-1 {
+			return Invalid("process.user", fmt.Sprint(id), "it is no user and no group to the kernel", "use a number below 4294967295")
 		}
 	}
 	return nil

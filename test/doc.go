@@ -40,7 +40,7 @@
 //
 // # Go tests
 //
-// What a shell cannot say is in Go, on the same ground: mount gives an [Instance], Sh runs shell text on it. They need
+// What a shell cannot say is in Go, on the same ground: [MountFor] gives a [Tree], Sh runs shell text on it. They need
 // root; without it they fail where CI is set in the environment, and are skipped, with the reason, where it is not.
 //
 // The program under test is built from this tree, unless CTRFS_BINARY names one: that is how the same tests run once more

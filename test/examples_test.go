@@ -11,12 +11,12 @@ import (
 // TestExamples runs each script of examples/ and compares what it prints with what it says, in the comment at its end,
 // that it prints. It must leave no container.
 func TestExamples(t *testing.T) {
-	requireRoot(t)
+	RequireRoot(t)
 	files, err := filepath.Glob("../examples/[0-9]*")
 	if err != nil || len(files) < 5 {
 		t.Fatal("examples are missing", files, err)
 	}
-	m := mount(t)
+	m := MountFor(t)
 	before := containers(t, m)
 	for _, file := range files {
 		t.Run(filepath.Base(file), func(t *testing.T) {
@@ -32,7 +32,7 @@ func TestExamples(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			sh := m.shell("dash")
+			sh := m.Shell("dash")
 			defer sh.Close()
 			out, status, err := sh.Run("CTR=$MNT "+path, patience)
 			if got := splitOutput(out); err != nil || status != 0 || !matches(want, got) {
@@ -58,7 +58,7 @@ func promised(script string) []string {
 	return want
 }
 
-func containers(t *testing.T, m *mounted) string {
+func containers(t *testing.T, m *Tree) string {
 	t.Helper()
 	out, err := exec.Command("find", m.Dir, "-mindepth", "1", "-maxdepth", "1", "-type", "d").Output()
 	if err != nil {

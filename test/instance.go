@@ -253,6 +253,9 @@ func (i *Instance) Processes() (keeper, server int, err error) {
 	return 0, 0, fmt.Errorf("no keeper and server among the processes %v", own)
 }
 
+// sealed is what the program of keeper and server is called, which run from a copy in memory.
+const sealed = "/memfd:ctrfs (deleted)"
+
 // own returns the processes of this instance, each with its parent.
 func (i *Instance) own() map[int]int {
 	own := map[int]int{}
@@ -260,7 +263,7 @@ func (i *Instance) own() map[int]int {
 	for _, dir := range dirs {
 		pid, _ := strconv.Atoi(filepath.Base(dir))
 		exe, _ := os.Readlink(dir + "/exe")
-		if exe == i.Binary && i.holds(dir) {
+		if (exe == i.Binary || exe == sealed) && i.holds(dir) {
 			own[pid] = parent(dir)
 		}
 	}

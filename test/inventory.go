@@ -112,7 +112,7 @@ func processes(inv Inventory) {
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range dirs {
 		exe, err := os.Readlink(dir + "/exe")
-		name := filepath.Base(strings.TrimSuffix(exe, " (deleted)"))
+		name := strings.TrimPrefix(filepath.Base(strings.TrimSuffix(exe, " (deleted)")), "memfd:")
 		if err == nil && strings.HasPrefix(name, prefix) && !strings.HasSuffix(name, ".test") {
 			args, _ := os.ReadFile(dir + "/cmdline")
 			inv[fmt.Sprintf("process %s %s", filepath.Base(dir), strings.ReplaceAll(string(args), "\x00", " "))] = true

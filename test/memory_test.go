@@ -14,17 +14,17 @@ const (
 	budgetEach  = 64 << 10
 )
 
-func (m *mounted) memory() int64 {
-	m.t.Helper()
+func (m *Tree) memory() int64 {
+	m.T.Helper()
 	keeper, server, err := m.Processes()
 	if err != nil {
-		m.t.Fatal(err)
+		m.T.Fatal(err)
 	}
 	var sum int64
 	for _, pid := range []int{keeper, server} {
 		n, err := RSS(pid)
 		if err != nil {
-			m.t.Fatal(err)
+			m.T.Fatal(err)
 		}
 		sum += n
 	}
@@ -37,8 +37,8 @@ func TestMemory(t *testing.T) {
 	if strings.HasSuffix(os.Getenv("CTRFS_BINARY"), ".race") {
 		t.Skip("the race detector needs memory of its own")
 	}
-	m := mount(t)
-	m.sh("find . > /dev/null; cat help ps stats > /dev/null")
+	m := MountFor(t)
+	m.Sh("find . > /dev/null; cat help ps stats > /dev/null")
 	empty := m.memory()
 	t.Logf("empty: %.1f MB", float64(empty)/(1<<20))
 	if empty > budgetEmpty {
@@ -47,10 +47,10 @@ func TestMemory(t *testing.T) {
 	const count = 200
 	begin := time.Now()
 	for i := range count {
-		m.start(fmt.Sprintf("c%d", i), "sleep 1000")
+		m.Start(fmt.Sprintf("c%d", i), "sleep 1000")
 	}
 	t.Logf("%d containers made and started in %v", count, time.Since(begin))
-	if got := strings.Count(m.read("ps"), "\n"); got != count {
+	if got := strings.Count(m.Read("ps"), "\n"); got != count {
 		t.Errorf("ps has %d processes", got)
 	}
 	time.Sleep(2 * time.Second)
@@ -60,5 +60,5 @@ func TestMemory(t *testing.T) {
 	if each > budgetEach {
 		t.Errorf("%d bytes for each container, more than %d", each, budgetEach)
 	}
-	m.sh("for c in */; do echo KILL > $c/kill; done; cat */wait | sort | uniq -c; rmdir */")
+	m.Sh("for c in */; do echo KILL > $c/kill; done; cat */wait | sort | uniq -c; rmdir */")
 }

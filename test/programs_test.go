@@ -39,14 +39,14 @@ as $bin/pg_ctl -w -D db stop > /dev/null'`,
 // not have changed afterwards.
 func TestProgramsFromRoot(t *testing.T) {
 	root, err := DebianRoot()
-	require(t, err)
-	m := mount(t)
+	Require(t, err)
+	m := MountFor(t)
 	before, err := TreeHash(root)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range programs {
-		t.Run(p.name, func(t *testing.T) { (&mounted{m.Instance, t}).run(p, root) })
+		t.Run(p.name, func(t *testing.T) { (&Tree{m.Instance, t}).run(p, root) })
 	}
 	if after, err := TreeHash(root); err != nil || after != before {
 		t.Errorf("the root has changed: %v", err)
@@ -61,7 +61,7 @@ var hostHas = map[string]string{
 // TestProgramsFromHost runs those that are installed here with no root at all. What their packages have put into /etc is not
 // there, so servers that need it are not among them.
 func TestProgramsFromHost(t *testing.T) {
-	m := mount(t)
+	m := MountFor(t)
 	for _, p := range programs {
 		if p.name == "nginx" {
 			continue // wants /etc/nginx
@@ -73,40 +73,40 @@ func TestProgramsFromHost(t *testing.T) {
 			if _, err := exec.Command("getent", "passwd", "postgres").Output(); p.name == "postgres" && err != nil {
 				t.Skip("no user postgres:", err)
 			}
-			(&mounted{m.Instance, t}).run(p, "host")
+			(&Tree{m.Instance, t}).run(p, "host")
 		})
 	}
 }
 
-func (m *mounted) run(p program, root string) {
-	m.t.Helper()
+func (m *Tree) run(p program, root string) {
+	m.T.Helper()
 	if err := os.Mkdir(m.Dir+"/"+p.name, 0o755); err != nil {
-		m.t.Fatal(err)
+		m.T.Fatal(err)
 	}
-	m.write(p.name+"/rootfs", root)
-	m.write(p.name+"/cmd", p.cmd)
-	m.write(p.name+"/memory.max", p.limit)
+	m.Write(p.name+"/rootfs", root)
+	m.Write(p.name+"/cmd", p.cmd)
+	m.Write(p.name+"/memory.max", p.limit)
 	begin := time.Now()
-	m.write(p.name+"/start", "1")
+	m.Write(p.name+"/start", "1")
 	exit := m.waitFor(p.name, 2*time.Minute)
-	log := m.read(p.name + "/log")
+	log := m.Read(p.name + "/log")
 	lines := strings.Split(log, "\n")
 	if exit != "0" || lines[len(lines)-1] != p.want {
-		m.t.Errorf("exit %s, log\n%s\nwanted at its end\n%s", exit, log, p.want)
+		m.T.Errorf("exit %s, log\n%s\nwanted at its end\n%s", exit, log, p.want)
 	}
-	m.t.Logf("took %v", time.Since(begin).Round(time.Millisecond))
+	m.T.Logf("took %v", time.Since(begin).Round(time.Millisecond))
 	if err := os.Remove(m.Dir + "/" + p.name); err != nil {
-		m.t.Error(err)
+		m.T.Error(err)
 	}
 }
 
 // waitFor reads wait, and kills the container when it takes too long.
-func (m *mounted) waitFor(name string, limit time.Duration) string {
-	m.t.Helper()
+func (m *Tree) waitFor(name string, limit time.Duration) string {
+	m.T.Helper()
 	overdue := time.AfterFunc(limit, func() { os.WriteFile(m.Dir+"/"+name+"/cgroup.kill", []byte("1\n"), 0) })
 	defer overdue.Stop()
 	begin := time.Now()
-	exit := m.read(name + "/wait")
+	exit := m.Read(name + "/wait")
 	if time.Since(begin) > limit {
 		return fmt.Sprintf("%s, killed after %v", exit, limit)
 	}

@@ -13,23 +13,23 @@ import (
 )
 
 // killServer kills the server and waits until another one answers. It returns how long the mount was away.
-func (m *mounted) killServer() time.Duration {
-	m.t.Helper()
+func (m *Tree) killServer() time.Duration {
+	m.T.Helper()
 	_, server, err := m.Processes()
 	if err != nil {
-		m.t.Fatal(err)
+		m.T.Fatal(err)
 	}
 	begin := time.Now()
 	if err := syscall.Kill(server, syscall.SIGKILL); err != nil {
-		m.t.Fatal(err)
+		m.T.Fatal(err)
 	}
-	eventually(m.t, "another server answers", 5*time.Second, func() bool {
+	Eventually(m.T, "another server answers", 5*time.Second, func() bool {
 		_, now, err := m.Processes()
 		return err == nil && now != server && m.Mounted()
 	})
 	away := time.Since(begin)
 	if n := m.mounts(); n != 1 {
-		m.t.Errorf("%d mounts on one directory: the dead one has to go", n)
+		m.T.Errorf("%d mounts on one directory: the dead one has to go", n)
 	}
 	return away
 }
@@ -37,18 +37,18 @@ func (m *mounted) killServer() time.Duration {
 // Ten containers run while the server is killed. They notice nothing, the mount is back within a second, and everything
 // that it then says of them is right, also of those that ended while there was no server.
 func TestKillServer(t *testing.T) {
-	m := mount(t)
+	m := MountFor(t)
 	const count = 10
 	var pids []string
 	for i := range count {
 		name := fmt.Sprintf("c%d", i)
 		cmd := fmt.Sprintf(`sh -c 'trap "exit %d" TERM; echo up; i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done'`, i)
-		m.start(name, cmd, "memory.max", "64M")
-		pids = append(pids, m.read(name+"/pid"))
+		m.Start(name, cmd, "memory.max", "64M")
+		pids = append(pids, m.Read(name+"/pid"))
 	}
-	m.start("short", "sh -c 'sleep 0.3; exit 42'")
+	m.Start("short", "sh -c 'sleep 0.3; exit 42'")
 	for i := range count {
-		eventually(t, "it is up", 5*time.Second, func() bool { return strings.HasPrefix(m.read(fmt.Sprintf("c%d/log", i)), "up\n") })
+		Eventually(t, "it is up", 5*time.Second, func() bool { return strings.HasPrefix(m.Read(fmt.Sprintf("c%d/log", i)), "up\n") })
 	}
 
 	away := m.killServer()
@@ -58,40 +58,40 @@ func TestKillServer(t *testing.T) {
 	}
 	for i, pid := range pids {
 		name := fmt.Sprintf("c%d", i)
-		if got := m.read(name + "/state"); got != "running" {
+		if got := m.Read(name + "/state"); got != "running" {
 			t.Errorf("%s: state %s", name, got)
 		}
-		if got := m.read(name + "/pid"); got != pid {
+		if got := m.Read(name + "/pid"); got != pid {
 			t.Errorf("%s: pid %s, was %s", name, got, pid)
 		}
-		if got := m.read(name + "/memory.max"); got != "67108864" {
+		if got := m.Read(name + "/memory.max"); got != "67108864" {
 			t.Errorf("%s: memory.max %s", name, got)
 		}
-		before := m.read(name + "/log")
-		eventually(t, name+" goes on writing its log", 5*time.Second, func() bool { return len(m.read(name+"/log")) > len(before) })
+		before := m.Read(name + "/log")
+		Eventually(t, name+" goes on writing its log", 5*time.Second, func() bool { return len(m.Read(name+"/log")) > len(before) })
 	}
-	if got := m.read("short/wait"); got != "42" {
+	if got := m.Read("short/wait"); got != "42" {
 		t.Errorf("short: exit %s, wanted 42", got)
 	}
 	for i := range count {
 		name := fmt.Sprintf("c%d", i)
-		m.write(name+"/stop", "1")
-		if got := m.read(name + "/wait"); got != fmt.Sprint(i) {
+		m.Write(name+"/stop", "1")
+		if got := m.Read(name + "/wait"); got != fmt.Sprint(i) {
 			t.Errorf("%s: exit %s, wanted %d", name, got, i)
 		}
 		if err := os.Remove(m.Dir + "/" + name); err != nil {
 			t.Error(err)
 		}
 	}
-	if got := m.read("ps"); strings.Count(got, "\n") != 0 {
+	if got := m.Read("ps"); strings.Count(got, "\n") != 0 {
 		t.Errorf("ps after everything: %s", got)
 	}
 }
 
 // The server is killed between any two operations of a container's life. Whatever had succeeded before still holds.
 func TestKillServerBetween(t *testing.T) {
-	m := mount(t)
-	root := m.root()
+	m := MountFor(t)
+	root := m.Root()
 	steps := []struct {
 		do   string // shell text in the mount
 		then string // what must still print the same once the server was killed and is back
@@ -115,9 +115,9 @@ func TestKillServerBetween(t *testing.T) {
 		{"rmdir d", "ls -d d 2>/dev/null || echo none", "none\n"},
 	}
 	for _, s := range steps {
-		m.sh("%s", s.do)
+		m.Sh("%s", s.do)
 		m.killServer()
-		if got := m.sh("%s\ntrue", s.then); got != s.want {
+		if got := m.Sh("%s\ntrue", s.then); got != s.want {
 			t.Errorf("after %q and a killed server:\n$ %s\n%swanted\n%s", s.do, s.then, got, s.want)
 		}
 	}
@@ -125,8 +125,8 @@ func TestKillServerBetween(t *testing.T) {
 
 // A reader that waits while the server dies gets an error or the truth, and does not hang.
 func TestKillServerWhileWaiting(t *testing.T) {
-	m := mount(t)
-	m.start("c", "sleep 1000")
+	m := MountFor(t)
+	m.Start("c", "sleep 1000")
 	answer := make(chan string, 1)
 	go func() {
 		text, err := os.ReadFile(m.Dir + "/c/wait")
@@ -134,14 +134,14 @@ func TestKillServerWhileWaiting(t *testing.T) {
 	}()
 	time.Sleep(100 * time.Millisecond)
 	m.killServer()
-	m.write("c/kill", "KILL")
+	m.Write("c/kill", "KILL")
 	select {
 	case got := <-answer:
 		t.Log("the reader got", got)
 	case <-time.After(5 * time.Second):
 		t.Error("the reader of wait hangs")
 	}
-	if got := m.read("c/wait"); got != "137" {
+	if got := m.Read("c/wait"); got != "137" {
 		t.Errorf("exit %s", got)
 	}
 }
@@ -167,7 +167,7 @@ func fill(t *testing.T, name string) {
 // A state directory on a full disk: each operation either works or is refused with ENOSPC, changing nothing. When there is
 // space again, everything goes on.
 func TestFullDisk(t *testing.T) {
-	requireRoot(t)
+	RequireRoot(t)
 	i, err := NewInstance()
 	if err != nil {
 		t.Fatal(err)
@@ -189,9 +189,9 @@ func TestFullDisk(t *testing.T) {
 	if err := i.Mount(); err != nil {
 		t.Fatal(err)
 	}
-	m := &mounted{i, t}
-	m.start("before", "sleep 1000", "memory.max", "64M")
-	eventually(t, "what the root called host needs is on the disk, and takes no more of it", 10*time.Second, func() bool {
+	m := &Tree{i, t}
+	m.Start("before", "sleep 1000", "memory.max", "64M")
+	Eventually(t, "what the root called host needs is on the disk, and takes no more of it", 10*time.Second, func() bool {
 		made, err := filepath.Glob(i.State + "/host/*-*")
 		return err == nil && len(made) == 1
 	})
@@ -213,25 +213,25 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("a setting on a full disk: %v", err)
 	}
 	m.killServer()
-	if got := m.read("before/memory.max"); got != wanted {
+	if got := m.Read("before/memory.max"); got != wanted {
 		t.Errorf("memory.max is %s after its write returned %v and a restart", got, err)
 	}
 	// Stopping needs no space: that is how one gets out of this.
-	m.write("before/kill", "KILL")
-	if got := m.read("before/wait"); got != "137" {
+	m.Write("before/kill", "KILL")
+	if got := m.Read("before/wait"); got != "137" {
 		t.Errorf("exit %s", got)
 	}
 
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
-	m.write("before/memory.max", "32M")
-	m.start("new", "true")
-	if got := m.read("new/wait"); got != "0" {
+	m.Write("before/memory.max", "32M")
+	m.Start("new", "true")
+	if got := m.Read("new/wait"); got != "0" {
 		t.Errorf("exit %s", got)
 	}
 	m.killServer()
-	if got := []string{m.read("before/memory.max"), m.read("before/exit"), m.read("new/exit")}; !slices.Equal(got, []string{"33554432", "137", "0"}) {
+	if got := []string{m.Read("before/memory.max"), m.Read("before/exit"), m.Read("new/exit")}; !slices.Equal(got, []string{"33554432", "137", "0"}) {
 		t.Errorf("after a restart: %q", got)
 	}
 }

@@ -13,7 +13,7 @@ import (
 
 // TestTranscripts runs every session of testdata on a mount of its own.
 func TestTranscripts(t *testing.T) {
-	requireRoot(t)
+	RequireRoot(t)
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
 		t.Fatal("no transcripts", err)
@@ -29,8 +29,8 @@ func TestTranscripts(t *testing.T) {
 				t.Fatal(err)
 			}
 			requirePrograms(t, append(tr.Needs, tr.Shell[0]))
-			m := mount(t)
-			tr.Run(m.shell(tr.Shell...), func(failure string) { t.Error(failure) })
+			m := MountFor(t)
+			tr.Run(m.Shell(tr.Shell...), func(failure string) { t.Error(failure) })
 		})
 	}
 }
@@ -39,7 +39,7 @@ func requirePrograms(t *testing.T, names []string) {
 	t.Helper()
 	for _, name := range names {
 		if _, err := exec.LookPath(name); err != nil {
-			require(t, fmt.Errorf("%w; run test/setup test", err))
+			Require(t, fmt.Errorf("%w; run test/setup test", err))
 		}
 	}
 }
@@ -161,7 +161,7 @@ func TestShellTimeoutKills(t *testing.T) {
 		t.Fatal(out, err)
 	}
 	proc := "/proc/" + strings.TrimSpace(out)
-	eventually(t, proc+" is gone", 2*time.Second, func() bool {
+	Eventually(t, proc+" is gone", 2*time.Second, func() bool {
 		state, err := os.ReadFile(proc + "/stat")
 		return err != nil || strings.Contains(string(state), ") Z ")
 	})
@@ -184,5 +184,5 @@ func TestInventoryNoticesProcess(t *testing.T) {
 	defer cmd.Wait()
 	defer cmd.Process.Kill()
 	want := fmt.Sprintf("process %d %s 100 ", cmd.Process.Pid, program)
-	eventually(t, "the inventory has "+want, 2*time.Second, func() bool { return TakeInventory()[want] && !before[want] })
+	Eventually(t, "the inventory has "+want, 2*time.Second, func() bool { return TakeInventory()[want] && !before[want] })
 }

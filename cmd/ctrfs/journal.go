@@ -2,11 +2,17 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"log/slog"
+	"net"
+	"strconv"
 	"strings"
-
-	"github.com/coreos/go-systemd/v22/journal"
 )
+
+// journalSocket is where the systemd journal takes messages, in the protocol that systemd calls its native one: fields as in
+// systemd.journal-fields(7), in one datagram. The module that speaks it binds its own end too, to an abstract name, which is
+// open to every process in the network namespace.
+const journalSocket = "/run/systemd/journal/socket"
 
 // journalHandler logs to the systemd journal.
 type journalHandler struct {
@@ -16,23 +22,26 @@ type journalHandler struct {
 
 // newJournalHandler returns nil where there is no journal.
 func newJournalHandler(level slog.Level) slog.Handler {
-	if !journal.Enabled() {
+	conn, err := net.Dial("unixgram", journalSocket)
+	if err != nil {
 		return nil
 	}
+	conn.Close() // each message opens its own: journald may be restarted in between
 	return &journalHandler{level: level, fields: map[string]string{"SYSLOG_IDENTIFIER": "ctrfs"}}
 }
 
 // Enabled implements [slog.Handler].
 func (h *journalHandler) Enabled(_ context.Context, l slog.Level) bool { return l >= h.level }
 
-// priorities maps slog's levels to the journal's, highest first.
+// priorities maps slog's levels to those of syslog(3), highest first.
 var priorities = []struct {
 	level    slog.Level
-	priority journal.Priority
+	priority int
 }{
-	{slog.LevelError, journal.PriErr},
-	{slog.LevelWarn, journal.PriWarning},
-	{slog.LevelInfo, journal.PriInfo},
+	{slog.LevelError, 3},
+	{slog.LevelWarn, 4},
+	{slog.LevelInfo, 6},
+	{slog.LevelDebug, 7},
 }
 
 // Handle implements [slog.Handler].
@@ -44,14 +53,39 @@ func (h *journalHandler) Handle(_ context.Context, r slog.Record) error {
 		text += " " + a.String()
 		return true
 	})
-	priority := journal.PriDebug
+	fields["MESSAGE"] = text
 	for _, p := range priorities {
 		if r.Level >= p.level {
-			priority = p.priority
+			fields["PRIORITY"] = strconv.Itoa(p.priority)
 			break
 		}
 	}
-	return journal.Send(text, priority, fields)
+	conn, err := net.Dial("unixgram", journalSocket)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = conn.Write(datagram(fields))
+	return err
+}
+
+// valueMax bounds a value, so that the datagram is never too large for a socket.
+const valueMax = 4096
+
+// datagram encodes fields. A value with line breaks in it goes with its length before it.
+func datagram(fields map[string]string) []byte {
+	var b []byte
+	for key, value := range fields {
+		value = value[:min(len(value), valueMax)]
+		if strings.Contains(value, "\n") {
+			b = append(b, key+"\n"...)
+			b = binary.LittleEndian.AppendUint64(b, uint64(len(value)))
+		} else {
+			b = append(b, key+"="...)
+		}
+		b = append(append(b, value...), '\n')
+	}
+	return b
 }
 
 // WithAttrs implements [slog.Handler].

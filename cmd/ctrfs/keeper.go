@@ -30,6 +30,9 @@ func keeperCommand() *cobra.Command {
 }
 
 func runKeeper(state, level string) error {
+	if err := undumpable(); err != nil {
+		return err
+	}
 	log, err := newLogger(level, "keeper")
 	if err != nil {
 		return err

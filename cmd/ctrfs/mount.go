@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"syscall"
 	"time"
@@ -144,11 +145,22 @@ func startKeeper(r keeper.Request, foreground bool, runLock, stateLock *os.File,
 		}
 		defer log.Close()
 	}
-	p, err := os.StartProcess("/proc/self/exe", []string{"ctrfs", "keeper", "--state", r.State, "--log-level", r.LogLevel}, &os.ProcAttr{
+	self, err := program()
+	if err != nil {
+		return err
+	}
+	defer self.Close()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := neutral(); err != nil {
+		return err
+	}
+	p, err := os.StartProcess(self.Name(), []string{"ctrfs", "keeper", "--state", r.State, "--log-level", r.LogLevel}, &os.ProcAttr{
 		Dir:   "/",
 		Env:   []string{},
 		Files: []*os.File{null, log, log, runLock, stateLock, socket},
-		Sys:   &syscall.SysProcAttr{Setsid: !foreground},
+		// A sudo or a service manager may have given root supplementary groups, and containers would have them (CVE-2022-36109).
+		Sys: &syscall.SysProcAttr{Setsid: !foreground, Credential: &syscall.Credential{Uid: 0, Gid: 0}},
 	})
 	if err != nil {
 		return err

@@ -35,6 +35,9 @@ func serverCommand() *cobra.Command {
 
 // runServer serves the tree until it is unmounted. The keeper is told whether it ever answers.
 func runServer(r keeper.Request) error {
+	if err := undumpable(); err != nil {
+		return err
+	}
 	log, err := newLogger(r.LogLevel, "server")
 	if err != nil {
 		return err

@@ -32,6 +32,10 @@ func Listen(run string) (*net.UnixListener, error) {
 		return nil, err
 	}
 	l.SetUnlinkOnClose(false) // the keeper that inherits it removes it
+	if err := os.Chmod(name, 0o600); err != nil {
+		l.Close()
+		return nil, err
+	}
 	return l, nil
 }
 

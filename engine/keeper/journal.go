@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // journalName is the journal's file in the state directory.
@@ -33,7 +35,7 @@ type journal struct {
 
 // openJournal opens or makes the journal and returns what is in it.
 func openJournal(state string) (*journal, []message, error) {
-	f, err := os.OpenFile(filepath.Join(state, journalName), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	f, err := os.OpenFile(filepath.Join(state, journalName), os.O_RDWR|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, nil, err
 	}

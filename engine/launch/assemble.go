@@ -167,7 +167,11 @@ func (a *assembler) root(s plan.Root) {
 	a.call(unix.SYS_PIVOT_ROOT, a.path("."), a.path("."))
 }
 
-// openHow is struct open_how of openat2(2).
+// openHow is struct open_how of openat2(2). A root belongs to somebody who may be hostile, and whom its other containers let
+// change it meanwhile. So no other call takes a path inside it: each takes a descriptor that openat2 gave, and at most one name.
+// RESOLVE_IN_ROOT keeps symbolic links inside, and refuses the magic ones of procfs, by which a path would lead to what the
+// child has open of the host's, or of the keeper's: a working directory /proc/self/fd/7 is how others were broken out of
+// (CVE-2024-21626).
 func (a *assembler) openHow(flags, resolve uint64) (how, size arg) {
 	h := unix.OpenHow{Flags: flags | unix.O_PATH | unix.O_CLOEXEC, Resolve: resolve | unix.RESOLVE_IN_ROOT}
 	return structure(&a.Program, &h), num(unsafe.Sizeof(h))

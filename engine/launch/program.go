@@ -208,8 +208,8 @@ func (p *Program) call(nr uintptr, args ...arg) *call {
 	return &p.calls[len(p.calls)-1]
 }
 
-// result stores what the call returns in a free register, for later calls.
-func (p *Program) result(c *call) arg {
+// free returns a register that nothing else uses.
+func (p *Program) free() arg {
 	if p.nextReg == registers {
 		if p.err == nil {
 			p.err = fmt.Errorf("a step with more than %d results: %w", registers, syscall.E2BIG)
@@ -217,8 +217,16 @@ func (p *Program) result(c *call) arg {
 		p.nextReg--
 	}
 	p.nextReg++
-	c.store = p.nextReg
 	return arg{register, uint64(p.nextReg - 1)}
+}
+
+// result stores what the call returns in a free register, for later calls.
+func (p *Program) result(c *call) arg { return c.into(p.free()) }
+
+// into stores what the call returns in a register.
+func (c *call) into(r arg) arg {
+	c.store = uint8(r.value) + 1
+	return r
 }
 
 // on lets errno pass, skipping so many calls.

@@ -90,16 +90,19 @@ func files(c *engine.Config, h Host, n namespaces, devices []Device, inside []St
 	var steps, early, late []Step
 	for _, m := range customary {
 		attr, options := split(m.Options)
+		target := path.Clean(m.Destination)
 		kernel := m.Type == "proc" || m.Type == "sysfs"
 		if shows, ok := shown[m.Type]; ok && !n.owns(shows) {
 			if hostMounts[m.Type] == "" {
 				continue
 			}
 			steps = append(steps, Borrow{m.Type, hostMounts[m.Type]})
-			early = append(early, PlaceBorrowed{m.Type, path.Clean(m.Destination)})
+			early = append(early, PlaceBorrowed{m.Type, target})
 			continue
 		}
-		step := Mount{Type: m.Type, Source: m.Source, Target: path.Clean(m.Destination), Attr: attr, Options: options, Strict: kernel}
+		// A link in the place of /proc, /sys or /dev can only be meant to deceive.
+		strict := kernel || strings.HasPrefix(target+"/", "/dev/")
+		step := Mount{Type: m.Type, Source: m.Source, Target: target, Attr: attr, Options: options, Strict: strict}
 		if kernel {
 			early = append(early, step)
 		} else {

@@ -197,6 +197,11 @@ func (c *container) Update(by engine.Caller, file string, live bool, change func
 	if err := next.Validate(); err != nil {
 		return err
 	}
+	if next.Spec.Linux.Seccomp != v.Config.Spec.Linux.Seccomp {
+		if _, err := filter(next); err != nil {
+			return err
+		}
+	}
 	if !reflect.DeepEqual(next.Spec.Linux.Namespaces, v.Config.Spec.Linux.Namespaces) || uidMap(next) != uidMap(v.Config) {
 		defer c.unpin()
 	}

@@ -137,6 +137,10 @@ func (c *container) plan(v *engine.View, mounts []overlay.Mount, around *surroun
 	for _, m := range mounts {
 		h.Roots = append(h.Roots, plan.Prepared{Target: m.Target, Text: m.Text})
 	}
+	var err error
+	if h.Filter, err = filter(v.Config); err != nil {
+		return nil, err
+	}
 	c.e.facts.rights.fill(&h, around.joined[specs.UserNamespace] != plan.OfHost)
 	return plan.Build(v.Config, h)
 }

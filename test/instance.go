@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,8 +38,10 @@ var Binary = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	// One path for all runs, so that nothing has to clean up.
-	path := filepath.Join(CacheDir(), "under-test", "ctrfs")
+	// One path for all runs in a tree, so that nothing has to clean up.
+	tree := fnv.New32a()
+	tree.Write([]byte(root))
+	path := filepath.Join(CacheDir(), "under-test", fmt.Sprintf("ctrfs-%08x", tree.Sum32()))
 	build := exec.Command("go", "build", "-o", path, "./cmd/ctrfs")
 	build.Dir = root
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")

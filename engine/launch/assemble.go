@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 	"unsafe"
@@ -36,6 +37,31 @@ type assembler struct {
 	files   Files
 	devices []arg // the nodes taken from the host, in the order of the plan
 	null    arg   // the one of them that is /dev/null
+	trees   []tree
+}
+
+// tree is a mount of the container's that later steps work in. They find it by its descriptor: by its path they would find
+// whatever another container, which may change the same root, has exchanged it with for that moment. A mask on a path that is
+// missing is no error, so a mask could be made to miss.
+type tree struct {
+	at    string
+	mount arg
+}
+
+// treesAt are the places of such mounts.
+var treesAt = []string{"/proc", "/sys", "/dev"}
+
+// within returns the descriptor to begin with on the way to a path inside the root, and what is left of the path.
+func (a *assembler) within(p string) (dir, rest arg) {
+	for _, t := range a.trees {
+		if p == t.at {
+			return t.mount, a.path(".")
+		}
+		if name, ok := strings.CutPrefix(p, t.at+"/"); ok {
+			return t.mount, a.path(name)
+		}
+	}
+	return cwd, a.path(p)
 }
 
 // Assemble translates a plan. It fails with EINVAL when a value cannot be passed to the kernel at all.
@@ -45,6 +71,10 @@ func Assemble(steps []plan.Step, files Files) (*Program, error) {
 	for i, s := range steps {
 		a.step = uint16(i)
 		results := a.nextReg
+		if m, ok := s.(plan.Mount); ok && slices.Contains(treesAt, m.Target) {
+			a.free() // for the mount, in mount
+			results++
+		}
 		if err := a.add(s); err != nil {
 			return nil, err
 		}
@@ -189,7 +219,8 @@ func (a *assembler) openHow(flags, resolve uint64) (how, size arg) {
 // directory opens a directory inside the root.
 func (a *assembler) directory(p string) arg {
 	how, size := a.openHow(unix.O_DIRECTORY, 0)
-	return a.result(a.call(unix.SYS_OPENAT2, cwd, a.path(p), how, size))
+	at, rest := a.within(p)
+	return a.result(a.call(unix.SYS_OPENAT2, at, rest, how, size))
 }
 
 // target opens a path inside the root to mount on, or to work in. A missing directory is made: the first attempt skips the
@@ -197,11 +228,12 @@ func (a *assembler) directory(p string) arg {
 func (a *assembler) target(p string, flags, resolve uint64) arg {
 	how, size := a.openHow(flags, resolve)
 	levels := parents(p)
-	first := a.call(unix.SYS_OPENAT2, cwd, a.path(p), how, size).on(syscall.ENOENT, 0)
+	at, rest := a.within(p)
+	first := a.call(unix.SYS_OPENAT2, at, rest, how, size).on(syscall.ENOENT, 0)
 	first.okSkip = uint16(2*len(levels) + 1)
 	out := a.result(first)
 	a.makeDirs(levels)
-	return a.call(unix.SYS_OPENAT2, cwd, a.path(p), how, size).into(out)
+	return a.call(unix.SYS_OPENAT2, at, rest, how, size).into(out)
 }
 
 // makeDirs makes the directories of a path that are missing, two calls each: topmost first, and each by its name in the one
@@ -210,7 +242,8 @@ func (a *assembler) makeDirs(levels []string) {
 	how, size := a.openHow(unix.O_DIRECTORY, 0)
 	above := a.free()
 	for _, p := range levels {
-		a.call(unix.SYS_OPENAT2, cwd, a.path(path.Dir(p)), how, size).on(0, 1).into(above)
+		at, rest := a.within(path.Dir(p))
+		a.call(unix.SYS_OPENAT2, at, rest, how, size).on(0, 1).into(above)
 		a.call(unix.SYS_MKDIRAT, above, a.path(path.Base(p)), num(0o755)).whatever()
 	}
 }
@@ -228,6 +261,7 @@ func parents(p string) []string {
 
 // mount makes a file system and attaches it.
 func (a *assembler) mount(s plan.Mount) {
+	kept := arg{register, uint64(a.nextReg - 1)} // if it is to be one of the trees
 	var resolve uint64
 	if s.Strict {
 		resolve = unix.RESOLVE_NO_SYMLINKS
@@ -245,8 +279,14 @@ func (a *assembler) mount(s plan.Mount) {
 		}
 	}
 	a.call(unix.SYS_FSCONFIG, fs, num(unix.FSCONFIG_CMD_CREATE), num(0), num(0), num(0))
-	mount := a.result(a.call(unix.SYS_FSMOUNT, fs, num(unix.FSMOUNT_CLOEXEC), num(s.Attr)))
-	a.attach(mount, target)
+	mount := a.call(unix.SYS_FSMOUNT, fs, num(unix.FSMOUNT_CLOEXEC), num(s.Attr))
+	if !slices.Contains(treesAt, s.Target) {
+		a.attach(a.result(mount), target)
+		return
+	}
+	mount.into(kept)
+	a.attach(kept, target)
+	a.trees = slices.Insert(a.trees, 0, tree{s.Target, kept}) // it hides an earlier one
 }
 
 // placeDevices makes an empty file for each node and mounts the host's node on it.
@@ -266,7 +306,8 @@ func (a *assembler) placeDevices(s plan.PlaceDevices) {
 
 func (a *assembler) readOnly(s plan.ReadOnly) {
 	how, size := a.openHow(0, 0)
-	a.call(unix.SYS_OPENAT2, cwd, a.path(s.Path), how, size).on(syscall.ENOENT, 4).on(syscall.ENOTDIR, 4)
+	at, rest := a.within(s.Path)
+	a.call(unix.SYS_OPENAT2, at, rest, how, size).on(syscall.ENOENT, 4).on(syscall.ENOTDIR, 4)
 	target := a.result(&a.calls[len(a.calls)-1])
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
 	tree := a.result(a.call(unix.SYS_OPEN_TREE, target, a.empty(),
@@ -283,14 +324,15 @@ func (a *assembler) mask(s plan.Mask) error {
 		return fmt.Errorf("a plan that masks %s but has not taken %s: %w", s.Path, os.DevNull, syscall.EINVAL)
 	}
 	how, size := a.openHow(unix.O_DIRECTORY, 0)
-	dir := a.result(a.call(unix.SYS_OPENAT2, cwd, a.path(s.Path), how, size).on(syscall.ENOENT, 7).on(syscall.ENOTDIR, 4))
+	at, rest := a.within(s.Path)
+	dir := a.result(a.call(unix.SYS_OPENAT2, at, rest, how, size).on(syscall.ENOENT, 7).on(syscall.ENOTDIR, 4))
 	fs := a.result(a.call(unix.SYS_FSOPEN, a.path("tmpfs"), num(unix.FSOPEN_CLOEXEC)))
 	a.call(unix.SYS_FSCONFIG, fs, num(unix.FSCONFIG_CMD_CREATE), num(0), num(0), num(0))
 	mount := a.result(a.call(unix.SYS_FSMOUNT, fs, num(unix.FSMOUNT_CLOEXEC),
 		num(unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)))
 	a.attach(mount, dir).okSkip = 3
 	how, size = a.openHow(0, 0)
-	file := a.result(a.call(unix.SYS_OPENAT2, cwd, a.path(s.Path), how, size).on(syscall.ENOENT, 2).on(syscall.ENOTDIR, 2))
+	file := a.result(a.call(unix.SYS_OPENAT2, at, rest, how, size).on(syscall.ENOENT, 2).on(syscall.ENOTDIR, 2))
 	a.attach(a.clone(a.null, ""), file)
 	return nil
 }

@@ -80,6 +80,10 @@ var byDefault [4]uint64
 // The kernel leaves SIGKILL and SIGSTOP out of any mask by itself.
 var allSignals, noSignals = unix.Sigset_t{Val: [16]uint64{^uint64(0)}}, unix.Sigset_t{}
 
+// patience is how often openat2(2) is tried: confined to a directory, it gives up on a path with ".." in it, or in one of its
+// links, when anything on the machine was mounted or renamed meanwhile.
+const patience = 128
+
 // run executes the program in the child. It stands alone, on a stack and in a memory that belong to the parent: nothing
 // here may allocate, grow the stack, write a pointer, or be instrumented.
 //
@@ -103,8 +107,13 @@ func run(h *header, first *call) {
 				}
 			}
 			var r uintptr
-			r, _, errno = syscall.RawSyscall6(uintptr(c.nr), uintptr(c.args[0]), uintptr(c.args[1]), uintptr(c.args[2]),
-				uintptr(c.args[3]), uintptr(c.args[4]), uintptr(c.args[5]))
+			for range patience {
+				r, _, errno = syscall.RawSyscall6(uintptr(c.nr), uintptr(c.args[0]), uintptr(c.args[1]), uintptr(c.args[2]),
+					uintptr(c.args[3]), uintptr(c.args[4]), uintptr(c.args[5]))
+				if errno != syscall.EAGAIN || c.nr != unix.SYS_OPENAT2 {
+					break
+				}
+			}
 			if errno == 0 {
 				if c.store > 0 {
 					h.reg[(c.store-1)%registers] = uint64(r)

@@ -71,8 +71,11 @@ func files(spec *specs.Spec, h Host) []Step {
 	var early, late []Step
 	for _, m := range spec.Mounts {
 		attr, options := split(m.Options)
+		target := path.Clean(m.Destination)
 		kernel := m.Type == "proc" || m.Type == "sysfs"
-		step := Mount{Type: m.Type, Source: m.Source, Target: path.Clean(m.Destination), Attr: attr, Options: options, Strict: kernel}
+		// A link in the place of /proc, /sys or /dev can only be meant to deceive.
+		strict := kernel || strings.HasPrefix(target+"/", "/dev/")
+		step := Mount{Type: m.Type, Source: m.Source, Target: target, Attr: attr, Options: options, Strict: strict}
 		if kernel {
 			early = append(early, step)
 		} else {

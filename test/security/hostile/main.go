@@ -1,0 +1,174 @@
+//go:build linux
+
+// Command hostile is what a container's program tries in the security tests. Each attempt is one line on stdout: its name and the
+// error, or "done" where nothing stopped it.
+//
+//	hostile tty     push a character into whatever terminal can be reached
+//	hostile calls   what no container may do with its own root's capabilities
+//	hostile fds     print every descriptor that it was given, and what that is
+package main
+
+import (
+	"fmt"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// attempt is one system call that must fail.
+type attempt struct {
+	name string
+	try  func() error
+}
+
+// verbs are the attempts of each verb.
+var verbs = map[string][]attempt{
+	"tty": {
+		{"open /dev/tty", func() error { return opens("/dev/tty", unix.O_RDWR) }},
+		{"TIOCSTI on stdin", func() error { return push(0) }},
+		{"TIOCSTI on stdout", func() error { return push(1) }},
+		{"TIOCSTI on stderr", func() error { return push(2) }},
+		{"TIOCSTI on /dev/console", func() error { return pushInto("/dev/console") }},
+		{"steal stdin as terminal", func() error { return unix.IoctlSetInt(0, unix.TIOCSCTTY, 1) }},
+	},
+	"calls": {
+		{"mount", func() error { return unix.Mount("x", "/tmp", "tmpfs", 0, "") }},
+		{"mount cgroup", func() error { return unix.Mount("x", "/tmp", "cgroup", 0, "memory") }},
+		{"mount cgroup2", func() error { return unix.Mount("x", "/tmp", "cgroup2", 0, "") }},
+		{"remount /proc/sys", func() error { return unix.Mount("", "/proc/sys", "", unix.MS_REMOUNT|unix.MS_BIND, "") }},
+		{"umount a mask", func() error { return unix.Unmount("/proc/kcore", unix.MNT_DETACH) }},
+		{"umount /proc", func() error { return unix.Unmount("/proc", unix.MNT_DETACH) }},
+		{"fsopen", func() error { return returned(unix.Fsopen("tmpfs", 0)) }},
+		{"open_tree clone", func() error { return returned(unix.OpenTree(unix.AT_FDCWD, "/", unix.OPEN_TREE_CLONE)) }},
+		{"pivot_root", func() error { return unix.PivotRoot("/", "/") }},
+		{"setns to itself", func() error { return setns("/proc/self/ns/mnt") }},
+		{"init_module", func() error { return unix.InitModule([]byte("x"), "") }},
+		{"kexec_load", func() error { return raw(unix.SYS_KEXEC_LOAD) }},
+		{"reboot", func() error { return unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF) }},
+		{"settimeofday", func() error { return unix.Settimeofday(&unix.Timeval{Sec: 1}) }},
+		{"sethostname", func() error { return unix.Sethostname([]byte("x")) }},
+		{"swapon", func() error { return raw(unix.SYS_SWAPON, address("/bin/busybox")) }},
+		{"syslog", func() error { return returned(unix.Klogctl(5, nil)) }},
+		{"acct", func() error { return unix.Acct("/tmp/acct") }},
+		{"open_by_handle_at", handle},
+		{"a disk's node", func() error { return node(unix.S_IFBLK, 8, 0) }},
+		{"the memory's node", func() error { return node(unix.S_IFCHR, 1, 1) }},
+		{"higher file limit", func() error { return unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1 << 30, Max: 1 << 30}) }},
+		{"lower oom_score_adj", func() error { return writes("/proc/self/oom_score_adj", "-1000") }},
+		{"write sysrq-trigger", func() error { return writes("/proc/sysrq-trigger", "h") }},
+		{"write core_pattern", func() error { return writes("/proc/sys/kernel/core_pattern", "|/x") }},
+		{"write modprobe", func() error { return writes("/proc/sys/kernel/modprobe", "/x") }},
+		{"write hostname by sysctl", func() error { return writes("/proc/sys/kernel/hostname", "x") }},
+		{"write uevent_helper", func() error { return writes("/sys/kernel/uevent_helper", "/x") }},
+		{"write binfmt_misc", func() error { return writes("/proc/sys/fs/binfmt_misc/register", "x") }},
+		{"write /sys", func() error { return writes("/sys/kernel/mm/ksm/run", "0") }},
+	},
+}
+
+func returned[T any](_ T, err error) error { return err }
+
+func raw(nr uintptr, args ...uintptr) error {
+	var a [6]uintptr
+	copy(a[:], args)
+	if _, _, errno := unix.Syscall6(nr, a[0], a[1], a[2], a[3], a[4], a[5]); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+func address(s string) uintptr { return uintptr(unsafe.Pointer(unsafe.StringData(s + "\x00"))) }
+
+func opens(name string, flags int) error {
+	fd, err := unix.Open(name, flags|unix.O_CLOEXEC, 0)
+	if err == nil {
+		unix.Close(fd)
+	}
+	return err
+}
+
+func writes(name, text string) error {
+	f, err := os.OpenFile(name, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.WriteString(text)
+	return err
+}
+
+// push pretends that the person at the terminal has typed an x.
+func push(fd int) error {
+	x := byte('x')
+	return raw(unix.SYS_IOCTL, uintptr(fd), unix.TIOCSTI, uintptr(unsafe.Pointer(&x)))
+}
+
+func pushInto(name string) error {
+	fd, err := unix.Open(name, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return push(fd)
+}
+
+func setns(name string) error {
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Setns(fd, 0)
+}
+
+// handle opens a file by number instead of by path, as the breakout called shocker did.
+func handle() error {
+	h, _, err := unix.NameToHandleAt(unix.AT_FDCWD, "/", 0)
+	if err != nil {
+		return err
+	}
+	dir, err := unix.Open("/", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dir)
+	return returned(unix.OpenByHandleAt(dir, h, unix.O_RDONLY))
+}
+
+// node makes a device node and opens it. Making it is harmless as long as it cannot be opened.
+func node(kind, major, minor uint32) error {
+	name := fmt.Sprintf("/tmp/node-%d-%d-%d", kind, major, minor)
+	if err := unix.Mknod(name, kind|0o600, int(unix.Mkdev(major, minor))); err != nil {
+		return err
+	}
+	return opens(name, unix.O_RDONLY)
+}
+
+// descriptors prints those that are open. It opens nothing itself.
+func descriptors() {
+	for fd := range 1 << 16 {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
+			continue
+		}
+		link, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+		fmt.Println(fd, link, err)
+	}
+}
+
+func main() {
+	if len(os.Args) == 2 && os.Args[1] == "fds" {
+		descriptors()
+		return
+	}
+	if len(os.Args) != 2 || verbs[os.Args[1]] == nil {
+		fmt.Println("usage: hostile VERB")
+		os.Exit(2)
+	}
+	for _, a := range verbs[os.Args[1]] {
+		if err := a.try(); err != nil {
+			fmt.Printf("%s: %v\n", a.name, err)
+		} else {
+			fmt.Printf("%s: done\n", a.name)
+		}
+	}
+}

@@ -36,12 +36,12 @@ test: test-tools ## run all tests (as root)
 	$(MAKE) -k units blackbox race single
 	$(GO) test -count=1 -run TestNothingLeft ./test -args -baseline $(CURDIR)/bin/baseline
 
-# Packages test in parallel; the black-box suite by itself, because it watches the whole machine for leftovers.
+# Packages test in parallel; the black-box suites by themselves, because they watch the whole machine for leftovers.
 units:
-	$(GO) test $$($(GO) list ./... | grep -v '/test$$')
+	$(GO) test $$($(GO) list ./... | grep -vE '/test(/security)?$$')
 
 blackbox:
-	$(GO) test -count=1 -timeout 10m ./test
+	$(GO) test -count=1 -timeout 10m -p 1 ./test ./test/security
 
 # Once more with the race detector in the tests, and in the ctrfs that the transcripts mount.
 race:

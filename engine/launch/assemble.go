@@ -2,6 +2,7 @@ package launch
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"unsafe"
@@ -41,6 +42,8 @@ type assembler struct {
 	proc     arg            // a procfs of our own, unattached
 	labels   map[string]arg // attribute files of security modules
 	borrowed map[string]arg // the mounts taken from the host, by type
+	trees    []tree
+	kept     uint8 // registers that later steps use
 }
 
 // Assemble translates a plan. It fails with EINVAL when a value cannot be passed to the kernel at all.
@@ -50,11 +53,15 @@ func Assemble(steps []plan.Step, files Files) (*Program, error) {
 	for i, s := range steps {
 		a.step = uint16(i)
 		results := a.nextReg
+		if m, ok := s.(plan.Mount); ok && slices.Contains(treesAt, m.Target) {
+			a.free() // for the mount, in mount
+			results++
+		}
 		if err := a.add(s); err != nil {
 			return nil, err
 		}
 		if !lasting(s) {
-			a.nextReg = results // what a step got is used within the step
+			a.nextReg = max(results, a.kept) // what a step got is used within the step
 		}
 	}
 	return &a.Program, a.err
@@ -96,6 +103,7 @@ func (a *assembler) add(s plan.Step) error {
 		a.borrow(s)
 	case plan.PlaceBorrowed:
 		a.attach(a.borrowed[s.Type], a.directory(s.Target, unix.RESOLVE_NO_SYMLINKS))
+		a.remember(s.Target, a.borrowed[s.Type])
 	case plan.Private:
 		a.call(unix.SYS_MOUNT, num(0), a.path("/"), num(0), num(unix.MS_REC|unix.MS_PRIVATE), num(0))
 	case plan.Root:
@@ -179,6 +187,11 @@ func (a *assembler) openHow(flags, resolve uint64) (how, size arg) {
 
 // mount makes a file system and attaches it.
 func (a *assembler) mount(s plan.Mount) {
+	made := a.free() // first, so that it can be kept without the others
+	if slices.Contains(treesAt, s.Target) {
+		a.kept = a.nextReg
+		defer a.remember(s.Target, made)
+	}
 	var resolve uint64
 	if s.Strict {
 		resolve = unix.RESOLVE_NO_SYMLINKS
@@ -201,7 +214,7 @@ func (a *assembler) mount(s plan.Mount) {
 		}
 	}
 	a.call(unix.SYS_FSCONFIG, fs, num(unix.FSCONFIG_CMD_CREATE), num(0), num(0), num(0))
-	mount := a.result(a.call(unix.SYS_FSMOUNT, fs, num(unix.FSMOUNT_CLOEXEC), num(s.Attr)))
+	mount := a.call(unix.SYS_FSMOUNT, fs, num(unix.FSMOUNT_CLOEXEC), num(s.Attr)).into(made)
 	a.attach(mount, target)
 	if s.Propagation != 0 {
 		a.propagate(mount, s.Propagation)

@@ -19,7 +19,7 @@ func (a *assembler) addFiles(s plan.Step) error {
 		return a.placeDevices(s)
 	case plan.Link:
 		how, size := a.openHow(unix.O_DIRECTORY, unix.RESOLVE_NO_MAGICLINKS)
-		dir := a.result(a.call(unix.SYS_OPENAT2, cwd, a.path(path.Dir(s.Path)), how, size))
+		dir := a.result(a.open(path.Dir(s.Path), how, size))
 		a.call(unix.SYS_SYMLINKAT, a.path(s.Target), dir, a.path(path.Base(s.Path))).on(syscall.EEXIST, 0).on(syscall.EROFS, 0)
 		a.call(unix.SYS_CLOSE, dir)
 	case plan.ReadOnly:
@@ -41,17 +41,17 @@ func (a *assembler) directory(p string, resolve uint64) arg {
 	if p = path.Clean("/" + p); p != "/" {
 		parts = strings.Split(p[1:], "/")
 	}
-	first := a.call(unix.SYS_OPENAT2, cwd, a.path(p), how, size).on(syscall.ENOENT, 0)
+	first := a.open(p, how, size).on(syscall.ENOENT, 0)
 	first.okSkip = uint16(3*len(parts) + 1)
 	dir := a.result(first)
 	at := "/"
 	for _, name := range parts {
-		a.call(unix.SYS_OPENAT2, cwd, a.path(at), how, size).store = uint8(dir.value) + 1
+		a.open(at, how, size).store = uint8(dir.value) + 1
 		a.call(unix.SYS_MKDIRAT, dir, a.path(name), num(0o755)).on(syscall.EEXIST, 0)
 		a.call(unix.SYS_CLOSE, dir)
 		at = path.Join(at, name)
 	}
-	a.call(unix.SYS_OPENAT2, cwd, a.path(p), how, size).store = uint8(dir.value) + 1
+	a.open(p, how, size).store = uint8(dir.value) + 1
 	return dir
 }
 
@@ -84,7 +84,7 @@ func (a *assembler) placeDevices(s plan.PlaceDevices) error {
 
 func (a *assembler) readOnly(s plan.ReadOnly) {
 	how, size := a.openHow(0, unix.RESOLVE_NO_MAGICLINKS)
-	a.call(unix.SYS_OPENAT2, cwd, a.path(s.Path), how, size).on(syscall.ENOENT, 4).on(syscall.ENOTDIR, 4)
+	a.open(s.Path, how, size).on(syscall.ENOENT, 4).on(syscall.ENOTDIR, 4)
 	target := a.result(&a.calls[len(a.calls)-1])
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
 	tree := a.result(a.call(unix.SYS_OPEN_TREE, target, a.empty(),
@@ -101,14 +101,14 @@ func (a *assembler) mask(s plan.Mask) error {
 		return fmt.Errorf("a plan that masks %s before there is a null device: %w", s.Path, syscall.EINVAL)
 	}
 	how, size := a.openHow(unix.O_DIRECTORY, unix.RESOLVE_NO_MAGICLINKS)
-	dir := a.result(a.call(unix.SYS_OPENAT2, cwd, a.path(s.Path), how, size).on(syscall.ENOENT, 7).on(syscall.ENOTDIR, 4))
+	dir := a.result(a.open(s.Path, how, size).on(syscall.ENOENT, 7).on(syscall.ENOTDIR, 4))
 	fs := a.result(a.call(unix.SYS_FSOPEN, a.path("tmpfs"), num(unix.FSOPEN_CLOEXEC)))
 	a.call(unix.SYS_FSCONFIG, fs, num(unix.FSCONFIG_CMD_CREATE), num(0), num(0), num(0))
 	mount := a.result(a.call(unix.SYS_FSMOUNT, fs, num(unix.FSMOUNT_CLOEXEC),
 		num(unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)))
 	a.attach(mount, dir).okSkip = 3
 	how, size = a.openHow(0, unix.RESOLVE_NO_MAGICLINKS)
-	file := a.result(a.call(unix.SYS_OPENAT2, cwd, a.path(s.Path), how, size).on(syscall.ENOENT, 2).on(syscall.ENOTDIR, 2))
+	file := a.result(a.open(s.Path, how, size).on(syscall.ENOENT, 2).on(syscall.ENOTDIR, 2))
 	null := a.result(a.call(unix.SYS_OPEN_TREE, *a.null, a.empty(), num(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)))
 	a.attach(null, file)
 	return nil

@@ -30,7 +30,7 @@ func (a *assembler) bind(s plan.Bind) {
 // existing opens a path inside the root to mount on, which must be there.
 func (a *assembler) existing(p string, flags uint64) arg {
 	how, size := a.openHow(flags, unix.RESOLVE_NO_MAGICLINKS)
-	return a.result(a.call(unix.SYS_OPENAT2, cwd, a.path(p), how, size))
+	return a.result(a.open(p, how, size))
 }
 
 // emptyFile makes a file to mount on, and the directories to it, where they are missing.
@@ -38,7 +38,7 @@ func (a *assembler) emptyFile(p string) {
 	a.call(unix.SYS_CLOSE, a.directory(path.Dir(p), 0))
 	h := unix.OpenHow{Flags: unix.O_CREAT | unix.O_EXCL | unix.O_RDONLY | unix.O_CLOEXEC, Mode: 0o644,
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
-	a.call(unix.SYS_OPENAT2, cwd, a.path(p), structure(&a.Program, &h), num(unsafe.Sizeof(h))).on(syscall.EEXIST, 0).on(syscall.EROFS, 0)
+	a.open(p, structure(&a.Program, &h), num(unsafe.Sizeof(h))).on(syscall.EEXIST, 0).on(syscall.EROFS, 0)
 }
 
 // propagate says whether mount events travel to and from a mount that has been attached.

@@ -28,14 +28,8 @@ func TestNames(t *testing.T) {
 			t.Fatalf("mv good %q", name)
 		}
 	}
-	for _, path := range []string{"../escaped", "good/../../escaped", "good/../.."} {
-		if err := unix.Mkdirat(dir, path, 0o755); err == nil && path != "../escaped" && path != "good/../../escaped" {
-			t.Errorf("mkdir %q", path)
-		}
-	}
-	os.Remove(g.Base + "/escaped") // beside the mount, which is the shell's own doing
 	for _, host := range []string{"../../x", "a/b", "a\x00b", "a b", "a\nb", strings.Repeat("h", 65)} {
-		if err := g.put("good/hostname", host); err == nil && !strings.Contains(host, "\n") {
+		if err := g.put("good/hostname", host); err == nil {
 			t.Errorf("hostname %q", host)
 		}
 	}
@@ -46,7 +40,7 @@ func TestSettingsBesideRoot(t *testing.T) {
 	g := mounted(t)
 	root := g.freshRoot("machine")
 	g.make("plain", root, "true")
-	before := strings.ReplaceAll(g.Read("plain/config.json")+g.Read("plain/plan"), "plain", "")
+	before := g.settings("plain")
 	evil := "[Exec]\nPivotRoot=/:/x\nCapability=all\nNoNewPrivileges=no\n[Files]\nBind=" + g.canary + ":/canary\n"
 	oci := fmt.Sprintf(`{"ociVersion":"1.2.0","process":{"args":["sh"],"cwd":"/","user":{"uid":0,"gid":0}},"root":{"path":"/"},"mounts":[{"destination":"/c","type":"bind","source":%q,"options":["rbind"]}]}`, g.canary)
 	for name, text := range map[string]string{
@@ -57,9 +51,7 @@ func TestSettingsBesideRoot(t *testing.T) {
 		must(t, os.WriteFile(name, []byte(text), 0o644))
 	}
 	g.make("c", root, "true")
-	if after := strings.ReplaceAll(g.Read("c/config.json")+g.Read("c/plan"), "/c\n", "/\n"); len(after) == 0 {
-		t.Error("no configuration")
-	} else if strip(after, g, "c") != strip(before, g, "") {
+	if after := g.settings("c"); after != before {
 		t.Errorf("files in the root changed the configuration from\n%s\nto\n%s", before, after)
 	}
 	g.Write("c/cmd", "sh -c 'env; ls /canary'")
@@ -68,15 +60,15 @@ func TestSettingsBesideRoot(t *testing.T) {
 	}
 }
 
-// strip leaves out what differs between two containers anyway: their ids and names.
-func strip(text string, g *ground, name string) string {
-	var out []string
-	for line := range strings.Lines(text) {
+// settings are the configuration and the plan of a container, without what differs between any two: ids and names.
+func (g *ground) settings(name string) string {
+	var out strings.Builder
+	for line := range strings.Lines(g.Read(name+"/config.json") + g.Read(name+"/plan")) {
 		if !strings.Contains(line, "cgroup") && !strings.Contains(line, "hostname") && !strings.Contains(line, g.State) {
-			out = append(out, line)
+			out.WriteString(line)
 		}
 	}
-	return strings.Join(out, "")
+	return out.String()
 }
 
 // The log is a file of ctrfs's own. What somebody has put in its place is neither read nor written.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -265,28 +266,45 @@ func TestMasked(t *testing.T) {
 }
 
 // A mask is the host's own null device, also where the root's /dev/null is a link to something that one would like to see in
-// the place of a masked file, and no tmpfs on /dev is in between.
+// the place of a masked file, and no tmpfs on /dev is in between; also when the link is put there after the device was, by
+// another container with the same root, which takes the device away.
 func TestMaskIsNull(t *testing.T) {
 	g := mounted(t)
 	cmd, want := view(t)
+	root := g.freshRoot("nulls")
+	g.make("c", root, cmd, "rootfs.mode", "rw")
+	must(t, g.reconfigure("c", func(s spec) {
+		s["mounts"] = slices.DeleteFunc(s["mounts"].([]any), func(m any) bool { return strings.HasPrefix(m.(spec)["destination"].(string), "/dev") })
+	}))
 	for _, target := range []string{"/etc/passwd", "../etc/passwd", "/proc/sys/kernel/core_pattern", "/proc/self/fd/3", "/proc/version"} {
-		root := g.freshRoot("null-" + strings.ReplaceAll(target, "/", "_"))
 		must(t, os.Symlink(target, root+"/dev/null"))
-		g.make("c", root, cmd, "rootfs.mode", "rw")
-		must(t, g.reconfigure("c", func(s spec) {
-			var mounts []any
-			for _, m := range s["mounts"].([]any) {
-				if !strings.HasPrefix(m.(spec)["destination"].(string), "/dev") {
-					mounts = append(mounts, m)
-				}
-			}
-			s["mounts"] = mounts
-		}))
 		if o := g.try("c"); o.refused == "" && o.log != want {
 			t.Errorf("/dev/null -> %s: %v", target, o)
 		}
-		must(t, os.Remove(g.Dir+"/c"))
+		must(t, os.Remove(root+"/dev/null"))
 	}
+	stop := make(chan struct{})
+	var racing sync.WaitGroup
+	racing.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(200 * time.Microsecond):
+			}
+			os.Remove(root + "/dev/null")
+			os.Symlink("/etc/passwd", root+"/dev/null")
+		}
+	})
+	for range 100 {
+		// The device itself may be gone by the time of the look, but what masks may not be another.
+		if o := g.try("c"); o.refused == "" && !strings.HasSuffix(lastLine(o.log), " 1:3") {
+			t.Errorf("raced: %v", o)
+			break
+		}
+	}
+	close(stop)
+	racing.Wait()
 }
 
 // A container's root can do nothing to the host's kernel with the capabilities that it has.

@@ -173,7 +173,10 @@ func deviceRules(rules []specs.LinuxDeviceCgroup) []specs.LinuxDeviceCgroup {
 	return rules
 }
 
-func isDenyAll(r specs.LinuxDeviceCgroup) bool { return !r.Allow && ruleLine(r).kind == "a" }
+func isDenyAll(r specs.LinuxDeviceCgroup) bool {
+	access, _ := parseAccess(r.Access)
+	return !r.Allow && ruleLine(r).kind == "a" && (r.Access == "" || access == "rwm")
+}
 
 // ruleLine renders a rule: in the specification, what is left out means all.
 func ruleLine(r specs.LinuxDeviceCgroup) deviceLine {

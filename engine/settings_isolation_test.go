@@ -106,7 +106,7 @@ var taken = []struct{ file, in, out string }{
 	{"mounts", "tmpfs /tmp tmpfs size=64M,mode=1777,nosuid,nodev 0 0", "="}, {"mounts", "tmpfs /tmp tmpfs defaults 0", "tmpfs /tmp tmpfs defaults 0 0"},
 	{"mounts", `/a\040b /c\011d\134e none bind 0 0`, "="}, {"mounts", `/a\x /b\041 none bind 0 0`, `/a\134x /b! none bind 0 0`},
 	{"mounts", "x /p proc hidepid=2,subset=pid 0 0\nx /s sysfs ro 0 0\nx /m mqueue noexec 0 0\nx /c cgroup ro,relatime 0 0", "="},
-	{"mounts", "/a /b none bind,x-mount.mkdir=0700,rshared,noatime,nosymfollow 0 0", "="}, {"mounts", "", ""},
+	{"mounts", `\043x /t tmpfs ro 0 0`, "="}, {"mounts", "/a /b none bind,x-mount.mkdir=0700,rshared,noatime,nosymfollow 0 0", "="}, {"mounts", "", ""},
 	{"devices", "c 1:3 rwm /dev/null", "="}, {"devices", "a", "a *:* rwm"}, {"devices", "b 8:* mr", "b 8:* rm"}, {"devices", "", ""},
 	{"devices", `c 10:229 rw /dev/fu\040se` + "\nc *:* m", "="}, {"devices", "c 1:3 - /dev/null", "="},
 	{"devices", "c 1:3 r /dev/a\nc 1:3 r /dev/b", "="},
@@ -240,12 +240,22 @@ func TestIsolationModel(t *testing.T) {
 	if u := c.Spec.Process.User; u.UID != 5 || u.GID != 6 || c.Extension.User != "" {
 		t.Errorf("%+v", c)
 	}
+	c.Spec.Process.User.AdditionalGids = []uint32{7}
+	must(c.SetUser("5:6"))
+	if len(c.Spec.Process.User.AdditionalGids) != 1 {
+		t.Error("the groups are lost although the user stays")
+	}
+	must(c.SetUser("5:7"))
+	if len(c.Spec.Process.User.AdditionalGids) != 0 {
+		t.Error("the groups stay although the user goes")
+	}
 	must(c.SetCaps([]string{"all"}))
 	caps := c.Spec.Process.Capabilities
 	if len(caps.Bounding) != 41 || len(caps.Effective) != 41 || len(caps.Permitted) != 41 || len(caps.Inheritable)+len(caps.Ambient) != 0 {
 		t.Errorf("%+v", caps)
 	}
-	must(c.SetCaps([]string{"-SYS_ADMIN"}))
+	must(c.SetCaps([]string{"-SYS_ADMIN -BPF"}))
+	must(c.SetCaps([]string{"+BPF"}))
 	if len(c.Caps()) != 40 {
 		t.Errorf("%q", c.Caps())
 	}
@@ -260,6 +270,7 @@ func TestIsolationModel(t *testing.T) {
 	if c.Extension.Join != nil || c.Spec.Linux.Namespaces[1].Path != "/run/netns/x" {
 		t.Errorf("%v %v", c.Spec.Linux.Namespaces, c.Extension.Join)
 	}
+	must(c.SetMounts([]string{"/x /y none bind"}))
 	must(c.SetMounts([]string{"/a /b bind bind"}))
 	if n := len(defaultMounts); len(c.Spec.Mounts) != n+1 || c.Spec.Mounts[n].Type != "none" || len(c.AdditionalMounts()) != 1 {
 		t.Errorf("%v", c.Spec.Mounts)
@@ -276,6 +287,14 @@ func TestIsolationModel(t *testing.T) {
 	must(mode.SetDevices(mode.Devices()))
 	if mode.Spec.Linux.Devices[0].UID == nil {
 		t.Error("a node that stays loses its owner")
+	}
+	must(c.SetDevices([]string{"c 1:3 r /dev/a", "c 1:3 r /dev/b"}))
+	if len(c.Spec.Linux.Resources.Devices) != 2 || len(c.Spec.Linux.Devices) != 2 {
+		t.Errorf("%v", c.Spec.Linux.Resources.Devices)
+	}
+	must(c.setJoins("net pod/web\nipc pod/web\n")) // net is a path already, which says more
+	if c.Namespace(specs.NetworkNamespace).Path == "" || c.joins() != "ipc pod/web\n" {
+		t.Errorf("%v %v", c.Spec.Linux.Namespaces, c.Extension.Join)
 	}
 	if SysctlPath("net.ipv4.conf.eth0/1.forwarding") != "net/ipv4/conf/eth0.1/forwarding" {
 		t.Error(SysctlPath("net.ipv4.conf.eth0/1.forwarding"))
@@ -329,6 +348,10 @@ func TestIsolationCloneIsApart(t *testing.T) {
 	for _, x := range slices.Backward(taken) {
 		isolation[x.file](d, x.in)
 	}
+	for _, r := range c.Rlimits() {
+		d = c.Clone()
+		d.SetRlimit(r.Name, "")
+	}
 	d.SetSysctl("net.x", "1")
 	d.SetRlimit("as", "1")
 	d.SetNamespace("net", "z")
@@ -338,6 +361,38 @@ func TestIsolationCloneIsApart(t *testing.T) {
 	}
 	if c.OOMScoreAdj() != 7 || c.NoNewPrivileges() || c.SetOOMScoreAdj(-1001) == nil || c.SetOOMScoreAdj(1001) == nil {
 		t.Error("oom_score_adj or no_new_privs")
+	}
+}
+
+// TestAdopt: what a specification brings is put into the form in which it is kept, or refused.
+func TestAdopt(t *testing.T) {
+	c := NewConfig()
+	c.Spec.Linux.Sysctl = map[string]string{"net/ipv4/ip_forward": "1"}
+	c.Spec.Linux.MaskedPaths = []string{"/a//b"}
+	c.Spec.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NPROC"}, {Type: "RLIMIT_CORE"}}
+	if err := c.adoptIsolation(); err != nil || sysctlText(c) != "net.ipv4.ip_forward 1" || c.Masked()[0] != "/a/b" || rlimitsText(c) != "core 0 0\nnproc 0 0" ||
+		c.Spec.Process.Rlimits[0].Type != "RLIMIT_CORE" {
+		t.Errorf("%+v, %v", c.Spec, err)
+	}
+	for file, spoil := range map[string]func(*Config){
+		"uid_map":       func(c *Config) { c.Spec.Linux.UIDMappings = []specs.LinuxIDMapping{{HostID: 1}} },
+		"gid_map":       func(c *Config) { c.Spec.Linux.GIDMappings = []specs.LinuxIDMapping{{ContainerID: 1, Size: 1}} },
+		"readonly":      func(c *Config) { c.Spec.Linux.ReadonlyPaths = []string{"x"} },
+		"apparmor":      func(c *Config) { c.Spec.Process.ApparmorProfile = "a\n" },
+		"selinux":       func(c *Config) { c.Spec.Process.SelinuxLabel = "a" },
+		"oom_score_adj": func(c *Config) { n := 2000; c.Spec.Process.OOMScoreAdj = &n },
+		"user":          func(c *Config) { c.Spec.Process.User.UID = invalidID },
+		"sysctl":        func(c *Config) { c.Spec.Linux.Sysctl = map[string]string{"vm.swappiness": "1"} },
+		"rlimits": func(c *Config) {
+			c.Spec.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_AS"}, {Type: "RLIMIT_AS"}}
+		},
+		"caps": func(c *Config) { c.Spec.Process.Capabilities.Ambient = []string{"CHOWN"} },
+	} {
+		c := NewConfig()
+		spoil(c)
+		if e, ok := errors.AsType[*Error](c.adoptIsolation()); !ok || e.Errno != syscall.EINVAL || e.File != file {
+			t.Errorf("%s: %v", file, e)
+		}
 	}
 }
 

@@ -237,8 +237,7 @@ func (c *Config) SetReadonly(paths []string) (err error) {
 // cleanPaths checks paths inside the container. Each stands once.
 func cleanPaths(file string, paths []string) (all []string, err error) {
 	for _, p := range paths {
-		unclean := strings.ContainsFunc(p, unicode.IsControl) || slices.Contains(strings.Split(p, "/"), "..")
-		if !strings.HasPrefix(p, "/") || unclean {
+		if !isClean(p) || strings.ContainsFunc(p, unicode.IsControl) {
 			return nil, Invalid(file, p, "not an absolute path, or there is .. or a control character in it", "write paths from the container's /, one a line")
 		}
 		if p = path.Clean(p); p == "/" {

@@ -62,6 +62,11 @@ func isTmpfsSize(v string) bool {
 	return isDigits(v)
 }
 
+// isClean reports whether a path can mean one place only: it starts at the root and never goes back.
+func isClean(p string) bool {
+	return strings.HasPrefix(p, "/") && !slices.Contains(strings.Split(p, "/"), "..")
+}
+
 // isBind reports whether a mount shows a tree that exists. The specification leaves the type of one open.
 func isBind(m specs.Mount) bool {
 	return (m.Type == "none" || m.Type == "bind" || m.Type == "") && (slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind"))
@@ -78,13 +83,11 @@ func mountFault(m specs.Mount) (why, cure string) {
 		return fmt.Sprintf("type %q is not supported, or lacks an option bind or rbind", m.Type),
 			"write none with bind or rbind, tmpfs, proc, sysfs, mqueue, cgroup or devpts"
 	}
-	for what, p := range map[string]string{"target": m.Destination, "source": m.Source} {
-		if what == "source" && kind != "none" {
-			continue
-		}
-		if !strings.HasPrefix(p, "/") || slices.Contains(strings.Split(p, "/"), "..") {
-			return fmt.Sprintf("the %s %q is not an absolute path, or there is .. in it", what, p), "write paths from /"
-		}
+	if !isClean(m.Destination) {
+		return fmt.Sprintf("the target %q is not an absolute path, or there is .. in it", m.Destination), "write it as seen from the container's /"
+	}
+	if kind == "none" && !isClean(m.Source) {
+		return fmt.Sprintf("the source %q is not an absolute path, or there is .. in it", m.Source), "write it as seen from this machine's /"
 	}
 	if path.Clean(m.Destination) == "/" {
 		return "the target is the root itself", "choose the root with rootfs"

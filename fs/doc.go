@@ -10,6 +10,8 @@
 //
 //	dir ──rows──► file ──open──► handle ──► row.read / set / list / act ──► engine.Container
 //
+// One kind of row is a directory itself: links.go, symbolic links that the engine makes up.
+//
 // The package knows containers through [engine.Engine] only, and imports nothing but the standard library, go-fuse and
 // engine, so that the same tree can stand in front of another engine; a test says so.
 //

@@ -21,7 +21,7 @@ var isolationRows = []row{
 		help: "a directory with a link for each namespace while there is one: nsenter --net=web/ns/net"},
 	{name: "mounts", shape: list, live: true, def: "none",
 		read: ofItems((*engine.Config).Mounts), list: &listing{(*engine.Config).Mounts, (*engine.Config).SetMounts},
-		help: "SOURCE TARGET TYPE OPTIONS 0 0 a line, as in fstab(5), besides the customary mounts: none with bind or rbind, tmpfs, ..."},
+		help: "SOURCE TARGET TYPE OPTIONS 0 0 a line, as in fstab(5), besides the customary: none with bind or rbind, tmpfs, proc, sysfs, mqueue, cgroup"},
 	{name: "masked", shape: list, def: "the customary paths",
 		read: ofItems((*engine.Config).Masked), list: &listing{(*engine.Config).Masked, (*engine.Config).SetMasked},
 		help: "a path a line that the container shall not see"},

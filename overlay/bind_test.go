@@ -81,7 +81,7 @@ func TestBindFlags(t *testing.T) {
 		t.Error(line)
 	}
 	for _, bad := range []BindOptions{{Attr: unix.MOUNT_ATTR_IDMAP}, {Attr: 1 << 40}, {Propagation: unix.MS_SLAVE | unix.MS_SHARED}, {Propagation: unix.MS_RDONLY}} {
-		if f, err := s.Bind(source, bad); engine.Errno(err) != syscall.EINVAL {
+		if f, err := s.Bind(source, bad); engine.Errno(err) != syscall.EINVAL || !strings.HasPrefix(err.Error(), "write mounts: ") {
 			t.Errorf("%+v: %v, %v", bad, f, err)
 		}
 	}
@@ -199,7 +199,8 @@ func TestBindRefused(t *testing.T) {
 			t.Errorf("Bind(%q) = %v, want %v and %q", test.source, err, test.want, test.says)
 		}
 	}
-	for _, fine := range []string{"/proc/sys/kernel", "/proc/cpuinfo", "/dev/null", "/"} {
+	numbers, _ := filepath.Glob("/proc/irq/[0-9]*") // no processes, in spite of their names
+	for _, fine := range append(numbers, "/proc/sys/kernel", "/proc/cpuinfo", "/dev/null", "/") {
 		bind(t, s, fine, BindOptions{})
 	}
 }
@@ -245,6 +246,15 @@ func TestBindRace(t *testing.T) {
 	}
 	close(stop)
 	<-done
+	// The narrowest moment: it was a file when it was looked at, and is a link when it is opened.
+	w := walk{files: true}
+	if err := w.enter(dir); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { w.at.Close() }()
+	if err := w.end("link"); err != syscall.ELOOP {
+		t.Errorf("a link at the end: %v", err)
+	}
 }
 
 // With ids, the container's root has the rights to a source that root has, without it those of a stranger.

@@ -147,7 +147,7 @@ func socketAt(t testing.TB, path string) {
 func TestBindRefused(t *testing.T) {
 	s, dir := newStore(t), makeTree(t, tempDir(t), map[string]string{
 		"file": "x", "to-file": "->file", "loop": "->loop", "dangling": "->nowhere", "to-fd": "->/proc/self/fd/0",
-		"mount/": "", "own-file": "", "to-mount": "->mount/web", "un/": "", "escape": "->../../../../../../../../../proc/self/root",
+		"mount/": "", "process/": "", "own-file": "", "to-mount": "->mount/web", "un/": "", "escape": "->../../../../../../../../../proc/self/root",
 	})
 	own := mounted(t, dir+"/mount", "tmpfs", 0, "")
 	makeTree(t, own, map[string]string{"web/env": ""})
@@ -160,6 +160,10 @@ func TestBindRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Unmount(dir+"/own-file", unix.MNT_DETACH)
+	if err := unix.Mount("/proc/self", dir+"/process", "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(dir+"/process", unix.MNT_DETACH)
 	self := fmt.Sprintf("/proc/%d", os.Getpid())
 	for _, test := range []struct {
 		source string
@@ -181,7 +185,9 @@ func TestBindRefused(t *testing.T) {
 		{unbindable, syscall.EINVAL, "unbindable"},
 		{dir + "/to-fd", syscall.EINVAL, "procfs"},
 		{dir + "/escape", syscall.EINVAL, "procfs"},
-		{"/proc/self", syscall.EINVAL, "procfs"},
+		{dir + "/process/root", syscall.EINVAL, "link of procfs"},
+		{dir + "/process/fd/0", syscall.EINVAL, "link of procfs"},
+		{"/proc/self", syscall.EINVAL, "link of procfs"},
 		{"/proc/self/fd/0", syscall.EINVAL, "procfs"},
 		{"/proc/thread-self/ns/net", syscall.EINVAL, "procfs"},
 		{"/dev/fd/0", syscall.EINVAL, "procfs"},
@@ -340,12 +346,12 @@ func travels(t *testing.T, host, guest string) string {
 	return strings.Join(ways, " ")
 }
 
-// A source whose server does not answer is given up on, and one of ours is not asked.
+// A source whose server does not answer is given up on, and so is a file of a root; one of ours is not asked.
 func TestBindSilentServer(t *testing.T) {
 	needRoot(t)
 	dir := makeTree(t, t.TempDir(), map[string]string{"mnt/": "", "link": "->mnt/web"})
 	got := runErrand(t, exec.Command("/proc/self/exe"), errand{Ops: []string{"fuse-bind " + dir}})[0]
-	if got != "EINVAL EINVAL EINVAL ETIMEDOUT" {
+	if got != "EINVAL EINVAL EINVAL ETIMEDOUT ETIMEDOUT" {
 		t.Error(got)
 	}
 }
@@ -426,5 +432,11 @@ func silentBind(dir string) (string, error) {
 	}
 	s.forbidden.Store(nil)
 	try("link")
+	root, err := clone(nil, dir, true, 0, nil)
+	if err != nil {
+		return "", err
+	}
+	defer root.Close()
+	out = append(out, readInRoot(rootOf(root), "/link"))
 	return strings.Join(out, " "), nil
 }

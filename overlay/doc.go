@@ -23,6 +23,33 @@
 // The layer belongs to the container, not to the root: it stays when rootfs is set to something else, with whatever was
 // written, deleted or replaced in it.
 //
+// # Ids
+//
+// With [IDs], a root is shown with the ids of a user namespace, and files have on disk the ids that the container sees:
+// its root's files are 0's, its user 1000's are 1000's. So a root needs no chown, is shared by containers with different
+// ranges of ids, and a layer outlives its range. The layers of an overlay are idmapped clones (mount_setattr(2)), that
+// which is written to included, and the overlay itself is made with the file system ids of the container's root: the
+// host's root has no id there. A volatile layer has the host's ids instead, since nobody else sees it.
+//
+// An id that the namespace does not map, 65536 and beyond, is nobody's: its files can be looked at as others may, and
+// neither changed nor copied up.
+//
+// Modes ro and rw idmap what is mounted below the root too. The kernel's own file systems (proc, sysfs, …) cannot be, and
+// are left out, as is ctrfs's own mount: a container has its own, and those of the host show it the host. Any other that
+// cannot be is an error which names it. To show it as it is would let the container write files that belong to its range
+// of ids, which is another's tomorrow; to leave it out would let it write to the directory beneath.
+//
+// With mode rw, a set-user-ID file that the container's root makes is on disk one of the host's root, as it is without a
+// user namespace. Such a root should lie in a directory that only root may enter, as layers do. Where the root's mount is
+// nosuid, the clone is.
+//
+// # Sources of mounts
+//
+// [Store.Bind] makes such clones of other paths of the host, for mounts of the container's. A source that leads through a
+// link of procfs, into the directory of a process there, or to ctrfs's own mount is refused. A clone keeps the flags of
+// its source, and is private unless something else is asked for, also where the host's mounts are shared. [OpenInRoot]
+// reads a file of a root that may be hostile.
+//
 // # The root called host
 //
 // "host" needs no image: this machine's /usr, read-only, with /bin, /sbin and /lib* as the host has them, over a
@@ -47,7 +74,7 @@
 // (trash.mu, host.mu) are leaves: no code under one takes another.
 //
 //	store, err := overlay.Open("/var/lib/ctrfs")
-//	root, err := store.Prepare("7", "/srv/debian", engine.RootOverlay)
+//	root, err := store.Prepare("7", "/srv/debian", engine.RootOverlay, ids)
 //	defer root.Close()
 //	for _, m := range root.Mounts { … move_mount(m.File → m.Target) … }
 package overlay

@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"debug/elf"
 	"errors"
 	"fmt"
 	"os"
@@ -71,24 +72,47 @@ func ownedRoot(t testing.TB) string {
 	t.Helper()
 	root := testRoot(t, tempDir(t))
 	makeTree(t, root, map[string]string{"user": "u", "attr": "a", "one": "l", "beyond": "b", "open/": "", "closed": "c"})
-	program, err := os.ReadFile("/proc/self/exe")
-	if err == nil {
-		err = errors.Join(os.WriteFile(root+"/su", program, 0o755), os.WriteFile(root+"/su1000", program, 0o755),
-			os.Chown(root+"/su1000", 1000, 1000), unix.Chmod(root+"/su", 0o4755), unix.Chmod(root+"/su1000", 0o4755),
-			os.Chown(root+"/user", 1000, 1001), os.Link(root+"/one", root+"/other"), os.Chown(root+"/beyond", 70000, 70000),
-			unix.Setxattr(root+"/attr", "user.test", []byte("old"), 0), os.Chmod(root+"/open", 0o777|os.ModeSticky),
-			os.Chmod(root+"/closed", 0o600))
-	}
+	err := errors.Join(os.Chown(root+"/user", 1000, 1001), os.Link(root+"/one", root+"/other"), os.Chown(root+"/beyond", 70000, 70000),
+		unix.Setxattr(root+"/attr", "user.test", []byte("old"), 0), os.Chmod(root+"/open", 0o777|os.ModeSticky), os.Chmod(root+"/closed", 0o600))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return root
 }
 
+// addPrograms adds set-user-ID programs of two users to a root, and returns what they say of who runs them, for users
+// who are none of the two; mapped tells whether the container has these users. The program is the test binary, so there
+// are none where that is linked to libraries which the root lacks, as with the race detector.
+func addPrograms(t testing.TB, root string, mapped bool) [][2]string {
+	t.Helper()
+	self, err := elf.Open("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer self.Close()
+	if slices.ContainsFunc(self.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP }) {
+		t.Log("the test binary is not static: set-user-ID programs are not tried")
+		return nil
+	}
+	program, err := os.ReadFile("/proc/self/exe")
+	for name, owner := range map[string]int{"/su": 0, "/su1000": 1000} {
+		if err == nil {
+			err = errors.Join(os.WriteFile(root+name, program, 0o755), os.Chown(root+name, owner, owner), unix.Chmod(root+name, 0o4755))
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if mapped {
+		return [][2]string{{"euid-as 7 /su", "0"}, {"euid-as 5 /su1000", "1000"}}
+	}
+	return [][2]string{{"euid-as 7 /su", "7"}, {"euid-as 5 /su1000", "5"}}
+}
+
 // In a user namespace a root looks as it does without, whatever its mode, and what is written has the ids on disk that
 // the container sees.
 func TestModesInUserNamespace(t *testing.T) {
-	const written = "new 100644 0:0, mine 100644 1000:1000, user 100644 7:8, su1000 104755 1000:1000, base 100644 0:0"
+	const written = "new 100644 0:0, mine 100644 1000:1000, user 100644 7:8, one 104755 1000:1000, base 100644 0:0"
 	tests := []struct {
 		mode    engine.RootMode
 		write   string // outcome
@@ -103,26 +127,28 @@ func TestModesInUserNamespace(t *testing.T) {
 	for _, test := range tests {
 		t.Run(string(test.mode), func(t *testing.T) {
 			s, root, ids := newStore(t), ownedRoot(t), guestIDs(t)
+			programs := addPrograms(t, root, true)
 			before := fingerprint(t, root)
+			other := map[bool]string{true: "linked", false: "l"}[test.through] // overlayfs copies one name of a file up
 			script := [][2]string{
 				{"stat /", "40755 0:0"}, {"stat /base", "100644 0:0"}, {"stat /user", "100644 1000:1001"}, {"stat /beyond", "100644 65534:65534"},
-				{"read /closed", "c"}, {"as 1000 read /closed", "EACCES"}, {"euid-as 1000 /su", "0"}, {"euid-as 5 /su1000", "1000"},
+				{"read /closed", "c"}, {"as 1000 read /closed", "EACCES"},
 				{"attr /attr", "old"},
 				{"write /new hello", test.write}, {"as 1000 write /open/mine m", test.write}, {"chown /user 7 8", test.write}, {"write /base changed", test.write},
-				{"rm /gone", test.write}, {"rm /dir", test.write}, {"link /one /third", test.write}, {"setattr /attr new", test.write},
-				{"chown /su1000 1000 1000", test.write}, {"setid /su1000", test.write}, {"mkdir /made", test.write},
+				{"rm /gone", test.write}, {"rm /dir", test.write}, {"write /one linked", test.write}, {"link /one /third", test.write}, {"setattr /attr new", test.write},
+				{"chown /one 1000 1000", test.write}, {"setid /one", test.write}, {"mkdir /made", test.write},
 			}
 			if test.write == "" {
 				script = append(script, [][2]string{{"stat /new", "100644 0:0"}, {"stat /open/mine", "100644 1000:1000"}, {"stat /user", "100644 7:8"},
-					{"read /base", "changed"}, {"stat /su1000", "104755 1000:1000"}, {"read /third", "l"}, {"attr /attr", "new"},
-					{"read /gone", "ENOENT"}, {"ls /dir", "ENOENT"}, {"null /null", "EPERM"}, {"chown /new 70000 0", "EINVAL"}, {"euid-as 5 /su1000", "1000"}}...)
+					{"read /base", "changed"}, {"stat /one", "104755 1000:1000"}, {"read /other", other}, {"read /third", "linked"}, {"attr /attr", "new"},
+					{"read /gone", "ENOENT"}, {"ls /dir", "ENOENT"}, {"null /null", "EPERM"}, {"chown /new 70000 0", "EINVAL"}}...)
 			}
 			r := prepareAs(t, s, "c", root, test.mode, ids)
-			expectAs(t, r, script)
+			expectAs(t, r, append(script, programs...))
 			r.Close()
 			if test.onDisk != nil {
 				dir := test.onDisk(s, root)
-				if got := owners(t, dir, "new", "user", "su1000", "base"); got != strings.Replace(written, "mine 100644 1000:1000, ", "", 1) {
+				if got := owners(t, dir, "new", "user", "one", "base"); got != strings.Replace(written, "mine 100644 1000:1000, ", "", 1) {
 					t.Errorf("on disk: %s", got)
 				}
 				if got := owners(t, dir+"/open", "mine"); got != "mine 100644 1000:1000" {
@@ -184,9 +210,10 @@ func TestRootHostInUserNamespace(t *testing.T) {
 // Without an idmap nothing of a root belongs to the container's root: what the other tests see is not there by itself.
 func TestUnmappedRoot(t *testing.T) {
 	s, root := newStore(t), ownedRoot(t)
-	expectAs(t, prepare(t, s, "c", root, "overlay"), [][2]string{
-		{"stat /base", "100644 65534:65534"}, {"read /closed", "EACCES"}, {"write /new x", "EACCES"}, {"euid-as 1000 /su", "1000"},
-	})
+	programs := addPrograms(t, root, false)
+	expectAs(t, prepare(t, s, "c", root, "overlay"), append(programs, [][2]string{
+		{"stat /base", "100644 65534:65534"}, {"read /closed", "EACCES"}, {"write /new x", "EACCES"},
+	}...))
 }
 
 // What is mounted below a root is idmapped with it, left out when it is the kernel's, and an error when it cannot be
@@ -207,7 +234,7 @@ func TestWhatCannotBeMapped(t *testing.T) {
 	for mode, write := range map[engine.RootMode]string{"ro": "EROFS", "rw": ""} {
 		expectAs(t, prepareAs(t, s, "c", root, mode, ids), [][2]string{
 			{"stat /a/closed", "100600 3:4"}, {"ls /a", "closed q"}, {"ls /proc", ""}, {"ls /b/p", "beneath"}, {"ls /a/q", ""},
-			{"flags /a", strings.TrimSpace(map[string]string{"EROFS": "ro"}[write] + " nosuid nodev noexec")}, {"write /a/new x", write},
+			{"flags /a", strings.TrimSpace(map[string]string{"EROFS": "ro"}[write] + " nosuid nodev noexec")}, {"write /a/new x", write}, {"rm /a/new", write},
 		})
 	}
 	// The overlay modes do not look at mounts below.
@@ -242,21 +269,17 @@ func TestWhatCannotBeMapped(t *testing.T) {
 func TestOwnMountLeftOut(t *testing.T) {
 	s, ids, dir := newStore(t), guestIDs(t), tempDir(t)
 	makeTree(t, dir, map[string]string{"mnt/": ""})
-	device, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	dev, closer, err := mountSilent(dir + "/mnt")
 	if err != nil {
 		t.Skip("no FUSE here:", err)
 	}
-	defer device.Close()
-	mounted(t, dir+"/mnt", "fuse", unix.MS_NOSUID|unix.MS_NODEV, "rootmode=40000,user_id=0,group_id=0,fd="+filepath.Base(fdPath(device)))
+	defer unix.Unmount(dir+"/mnt", unix.MNT_DETACH)
+	defer closer.Close()
 	// Nobody serves it: without the hint it is a file system as any other, with it it goes.
 	if _, err := s.Prepare("c", dir, "ro", ids); engine.Errno(err) != syscall.EOPNOTSUPP || !strings.Contains(err.Error(), "fuse at "+dir+"/mnt") {
 		t.Errorf("Prepare = %v", err)
 	}
-	var st unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, dir+"/mnt", unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st); err != nil {
-		t.Fatal(err)
-	}
-	s.Forbid(dir+"/mnt", unix.Mkdev(st.Dev_major, st.Dev_minor))
+	s.Forbid(dir+"/mnt", dev)
 	expectAs(t, prepareAs(t, s, "c", dir, "ro", ids), [][2]string{{"ls /mnt", ""}})
 }
 

@@ -59,7 +59,7 @@ func idmapped(dir *os.File, ids *IDs) (*os.File, error) {
 // mountVolatile mounts lower under a layer in memory, which the container's own memory limit pays for and which goes
 // with the mount. The kernel's option "volatile" would add only a directory to make: a tmpfs has nothing to write back.
 // With ids the layer itself is not idmapped, which kernels before 6.3 cannot do with a tmpfs; its files have the host's
-// ids, and nobody but the container sees them.
+// ids, and nobody but the container sees them. So root may make the overlay.
 func (s *Store) mountVolatile(id string, lower *os.File, attr uint64, ids *IDs) (*os.File, error) {
 	memory, err := newTmpfs()
 	if err != nil {
@@ -80,7 +80,7 @@ func (s *Store) mountVolatile(id string, lower *os.File, attr uint64, ids *IDs) 
 	}
 	defer upper.Close()
 	defer work.Close()
-	return s.overlay(layers{lower: lower, upper: upper, work: work, detached: detached, ids: ids}, attr)
+	return s.overlay(layers{lower: lower, upper: upper, work: work, detached: detached}, attr)
 }
 
 // layerIn opens the upper and the work directory in dir. The work directory is made last, so its presence means that a

@@ -411,7 +411,8 @@ var verbs = map[string]func(string) (string, error){
 		}
 		return strings.TrimSuffix(string(out), "\n"), nil
 	},
-	"fuse": silentFUSE,
+	"fuse":      silentFUSE,
+	"fuse-bind": silentBind,
 	"sleep": func(string) (string, error) {
 		_, err := os.Stdin.Read(make([]byte, 1))
 		return "", err

@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -89,23 +90,33 @@ func TestSilentServer(t *testing.T) {
 	}
 }
 
+// mountSilent mounts a FUSE that nobody serves. Its operations wait until the closer is closed.
+func mountSilent(at string) (dev uint64, closer io.Closer, err error) {
+	device, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err != nil {
+		return 0, nil, err
+	}
+	data := "rootmode=40000,user_id=0,group_id=0,fd=" + filepath.Base(fdPath(device))
+	var st unix.Statx_t
+	if err = unix.Mount("ctrfs-test", at, "fuse", unix.MS_NOSUID|unix.MS_NODEV, data); err == nil {
+		err = unix.Statx(unix.AT_FDCWD, at, unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st)
+	}
+	if err != nil {
+		device.Close()
+		return 0, nil, err
+	}
+	return unix.Mkdev(st.Dev_major, st.Dev_minor), device, nil
+}
+
 // silentFUSE checks roots on a FUSE mount at dir/mnt that nobody serves.
 func silentFUSE(dir string) (string, error) {
-	device, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	dev, closer, err := mountSilent(dir + "/mnt")
 	if err != nil {
 		return "", err
 	}
-	defer device.Close() // and what waits for an answer ends
-	data := "rootmode=40000,user_id=0,group_id=0,fd=" + filepath.Base(fdPath(device))
-	if err := unix.Mount("ctrfs-test", dir+"/mnt", "fuse", unix.MS_NOSUID|unix.MS_NODEV, data); err != nil {
-		return "", err
-	}
-	var st unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, dir+"/mnt", unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st); err != nil {
-		return "", err
-	}
+	defer closer.Close() // and what waits for an answer ends
 	s := &Store{}
-	s.Forbid("/elsewhere", unix.Mkdev(st.Dev_major, st.Dev_minor))
+	s.Forbid("/elsewhere", dev)
 	var out []string
 	begin := time.Now()
 	for _, root := range []string{"/mnt", "/mnt/web", "/link"} {

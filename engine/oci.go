@@ -3,9 +3,10 @@ package engine
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
-	"slices"
+	"reflect"
 	"strconv"
 	"strings"
 	"syscall"
@@ -14,195 +15,251 @@ import (
 // annotation is the prefix of the annotations by which the [Extension] travels in config.json.
 const annotation = "org.ctrfs."
 
-// extensions maps each annotation to a field of the extension: one row a field, both directions.
-var extensions = []struct {
-	key string
-	get func(*Config) string
-	set func(*Config, string) error
-}{
+// extension is a row of [extensions].
+type extension struct {
+	key     string
+	get     func(*Config) string
+	set     func(*Config, string) error
+	absent  func(*Config) string // what a specification means that does not have the annotation
+	without string               // the same in words, for docs/oci.md
+}
+
+// extensions maps each annotation to a field of the extension: one row a field, both directions. An annotation is written
+// only when its value is not what its absence means, so that a foreign config.json reads back without additions.
+var extensions = []extension{
 	{annotation + "rootfs.mode",
 		func(c *Config) string { return string(c.RootMode()) },
-		func(c *Config, v string) error { return c.SetRootMode(RootMode(v)) }},
+		func(c *Config, v string) error { return c.setOCIRootMode(RootMode(v)) },
+		func(c *Config) string {
+			if c.Spec.Root != nil && c.Spec.Root.Readonly {
+				return string(RootReadOnly)
+			}
+			return string(RootOverlay)
+		},
+		"`ro` when `root.readonly` says so, else `overlay`"},
 	{annotation + "stop.signal",
 		func(c *Config) string { return c.StopSignal() },
-		func(c *Config, v string) error { return c.SetStopSignal(v) }},
+		func(c *Config, v string) error { return c.SetStopSignal(v) },
+		func(*Config) string { return NewConfig().StopSignal() },
+		"`TERM`"},
 	{annotation + "stop.timeout",
 		func(c *Config) string { return strconv.Itoa(c.StopTimeout()) },
 		func(c *Config, v string) error {
 			n, err := strconv.ParseUint(v, 10, 31)
 			if err != nil {
-				return Invalid("config.json", v, "stop.timeout is not a number of seconds", "")
+				return Invalid("stop.timeout", v, "not a number of seconds", "")
 			}
 			return c.SetStopTimeout(int(n))
-		}},
+		},
+		func(*Config) string { return strconv.Itoa(NewConfig().StopTimeout()) },
+		"`10`"},
 	{annotation + "user",
 		func(c *Config) string { return c.Extension.User },
-		func(c *Config, v string) error { return c.SetUser(v) }},
+		func(c *Config, v string) error { return c.setOCIUser(v) },
+		func(*Config) string { return "" },
+		"the numbers in `process.user`"},
 	{annotation + "seccomp",
 		func(c *Config) string { return c.Extension.Seccomp },
-		func(c *Config, v string) error { return c.setSeccompWord(v) }},
+		func(c *Config, v string) error {
+			if v == "" {
+				return nil
+			}
+			return c.setSeccompWord(v)
+		},
+		func(*Config) string { return "" },
+		"the filter in `linux.seccomp`, or else `default`"},
 	{annotation + "namespaces",
 		func(c *Config) string { return c.joins() },
-		func(c *Config, v string) error { return c.setJoins(v) }},
+		func(c *Config, v string) error { return c.setJoins(v) },
+		func(*Config) string { return "" },
+		"what `linux.namespaces` says"},
+	{annotation + "devices",
+		func(c *Config) string {
+			if c.hasCustomaryDevices() {
+				return ""
+			}
+			return ociDevicesListed
+		},
+		(*Config).setOCIDevices,
+		func(*Config) string { return "" },
+		"the customary devices, and those that are listed"},
 }
 
-// honoured lists the fields of the specification, by their path in config.json, that a start acts upon. A field that is
-// set and not listed is refused by name: a container never runs with less than its configuration asks for.
-var honoured = []string{
-	"ociVersion", "hostname", "annotations", "root.path", "root.readonly", "mounts",
-	"process.args", "process.env", "process.cwd", "process.noNewPrivileges", "process.rlimits", "process.capabilities",
-	"process.user.uid", "process.user.gid", "process.user.umask", "process.user.additionalGids",
-	"linux.namespaces", "linux.maskedPaths", "linux.readonlyPaths", "linux.resources.memory.limit",
-	"linux.resources.pids.limit", "linux.resources.cpu.shares", "linux.resources.cpu.quota", "linux.resources.cpu.period",
-	"linux.devices", "linux.resources.devices",
+// setOCIRootMode sets the root mode, and refuses one that root.readonly contradicts.
+func (c *Config) setOCIRootMode(mode RootMode) error {
+	readonly := c.Spec.Root.Readonly
+	if err := c.SetRootMode(mode); err != nil {
+		return err
+	}
+	if c.Spec.Root.Readonly != readonly {
+		return Invalid("rootfs.mode", string(mode), fmt.Sprintf("root.readonly says %v", readonly), "change both, or leave the annotation out")
+	}
+	return nil
+}
+
+// setOCIUser takes the name that stands for the numbers in process.user. Further groups stay as they are.
+func (c *Config) setOCIUser(text string) error {
+	if text == "" {
+		return nil
+	}
+	u, err := ParseUser(text)
+	if err != nil {
+		return err
+	}
+	if s := c.Spec.Process.User; u.Numeric() || u.UID != s.UID || u.GID != s.GID {
+		return Invalid("user", text, fmt.Sprintf("process.user says %d:%d", s.UID, s.GID), "change both, or leave the annotation out")
+	}
+	c.Extension.User = text
+	return nil
 }
 
 // OCI returns the configuration as an OCI runtime specification, indented JSON: the content of config.json. A hostname
 // that is only the container's name is left out, so that a copy gets its own.
 func (c *Config) OCI() ([]byte, error) {
-	out := c.Clone()
-	out.Spec.Annotations = maps.Clone(c.Spec.Annotations)
-	if out.Spec.Annotations == nil {
-		out.Spec.Annotations = map[string]string{}
-	}
+	spec := c.Spec
+	spec.Annotations = maps.Clone(c.Spec.Annotations)
 	for _, x := range extensions {
-		if v := x.get(c); v != "" {
-			out.Spec.Annotations[x.key] = v
+		if v := x.get(c); v != x.absent(c) {
+			if spec.Annotations == nil {
+				spec.Annotations = map[string]string{}
+			}
+			spec.Annotations[x.key] = v
 		}
 	}
-	text, err := json.MarshalIndent(&out.Spec, "", "  ")
-	return append(text, '\n'), err
+	if c.hasCustomaryDevices() {
+		leaveOutDevices(&spec)
+	}
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false) // people read it: cmd is full of < and &
+	enc.SetIndent("", "  ")
+	err := enc.Encode(&spec)
+	return b.Bytes(), err
 }
 
-// ParseOCI reads a config.json. Errors: EINVAL for what is malformed, EOPNOTSUPP for a field that no start would honour;
-// both name the field.
+// ParseOCI reads a config.json: what [Config.OCI] returns, or another tool's. Nothing in it is passed over: what is not a
+// field is EINVAL, and a field that asks for what no start does is EOPNOTSUPP, both with the field's path; docs/oci.md lists
+// all fields. Values have the rules that the settings have.
 func ParseOCI(data []byte) (*Config, error) {
-	refuse := func(errno syscall.Errno, why string, err error) error {
-		return &Error{Op: "write", File: "config.json", Errno: errno, Why: why, Err: err,
-			Cure: "write an OCI runtime specification, such as another container's config.json"}
+	c, err := decodeOCI(data)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// decodeOCI is [ParseOCI] without the look at the configuration as a whole.
+func decodeOCI(data []byte) (*Config, error) {
+	tree, err := ociJSON(data)
+	if err != nil {
+		return nil, err
+	}
+	if err := ociRoot().known("", tree); err != nil {
+		return nil, err
 	}
 	c := &Config{Extension: NewConfig().Extension}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&c.Spec); err != nil {
-		return nil, refuse(syscall.EINVAL, "not an OCI runtime specification", err)
+	if err := json.Unmarshal(data, &c.Spec); err != nil {
+		return nil, ociTypeError(err)
 	}
-	if dec.More() {
-		return nil, refuse(syscall.EINVAL, "there is more after the specification", nil)
+	if all := ociRoot().refusals("", tree); len(all) > 0 {
+		return nil, ociRefuse(all)
 	}
-	if major, _, _ := strings.Cut(c.Spec.Version, "."); major != "1" {
-		return nil, refuse(syscall.EINVAL, fmt.Sprintf("ociVersion %q is not 1.x", c.Spec.Version), nil)
-	}
-	if name := unhonoured(data); name != "" {
-		return nil, refuse(syscall.EOPNOTSUPP, name+" is not supported", nil)
-	}
+	dropEmpty(reflect.ValueOf(&c.Spec))
 	c = c.Clone() // makes every structure that the setters rely on
 	if err := c.adopt(); err != nil {
 		return nil, err
 	}
-	return c, c.Validate()
+	return c, nil
 }
 
-// adopt runs the values that came in the specification through the setters, so that a rule stands in one place only.
-func (c *Config) adopt() error {
-	if c.Spec.Root.Readonly {
-		c.Extension.RootMode = RootReadOnly
+// ociTypeError puts an error of encoding/json, which speaks of Go types, into words.
+func ociTypeError(err error) error {
+	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return ociError(e.Field, fmt.Sprintf("a %s is not what belongs there", e.Value), "see docs/oci.md and the specification")
 	}
-	annotations := maps.Clone(c.Spec.Annotations)
-	for _, x := range extensions {
-		if v, ok := annotations[x.key]; ok {
-			if err := x.set(c, v); err != nil {
-				return err
+	return ociError("", err.Error(), "")
+}
+
+// dropEmpty makes empty slices and maps nil. JSON does not tell them apart from those left out, so a configuration that has
+// them would read back as another one.
+func dropEmpty(v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !v.IsNil() {
+			dropEmpty(v.Elem())
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			dropEmpty(v.Field(i))
+		}
+	case reflect.Slice, reflect.Map:
+		if v.Len() == 0 {
+			v.SetZero()
+		} else if v.Kind() == reflect.Slice {
+			for i := range v.Len() {
+				dropEmpty(v.Index(i))
 			}
-			delete(annotations, x.key)
 		}
 	}
-	c.Spec.Annotations = annotations
-	if len(annotations) == 0 {
-		c.Spec.Annotations = nil
-	}
+}
+
+// adopt runs the values that came in the specification through the rules, and takes the annotations that are settings.
+func (c *Config) adopt() error {
 	if c.Spec.Process.Cwd == "" {
 		c.Spec.Process.Cwd = "/"
 	}
 	if c.Spec.Root.Path == "" {
 		c.Spec.Root.Path = RootHost
 	}
-	quota, period := c.CPUMax()
-	limited := c.Spec.Linux.Resources.CPU != nil && (c.Spec.Linux.Resources.CPU.Quota != nil || c.Spec.Linux.Resources.CPU.Period != nil)
-	for _, err := range []error{
-		c.SetCwd(c.Cwd()), c.SetEnv(c.Env()), c.SetHostname(c.Spec.Hostname), c.SetRootfs(c.Rootfs()),
-		c.SetMemoryMax(c.MemoryMax()), c.SetPidsMax(c.PidsMax()),
-	} {
-		if err != nil {
-			return err
+	for _, rule := range ociRules {
+		if err := rule.check(c); err != nil {
+			return ociAt(rule.path, err)
 		}
 	}
-	if limited {
-		if err := c.SetCPUMax(quota, period); err != nil {
-			return err
+	rest := maps.Clone(c.Spec.Annotations)
+	for _, x := range extensions {
+		v, ok := rest[x.key]
+		if !ok {
+			v = x.absent(c)
+		}
+		if err := x.set(c, v); err != nil {
+			return ociAt(ociJoin("annotations", x.key), err)
+		}
+		delete(rest, x.key)
+	}
+	for key := range rest {
+		if strings.HasPrefix(key, annotation) {
+			return ociError(ociJoin("annotations", key), "no such setting", "leave it out")
 		}
 	}
-	return c.adoptIsolation()
+	c.Spec.Annotations = rest
+	if len(rest) == 0 {
+		c.Spec.Annotations = nil
+	}
+	return nil
 }
 
-// unhonoured returns the path of the first field that is set and that nothing acts upon, or "".
-func unhonoured(data []byte) string {
-	var tree any
-	if json.Unmarshal(data, &tree) != nil {
-		return ""
-	}
-	return firstUnhonoured("", tree)
-}
-
-func firstUnhonoured(at string, node any) string {
-	if slices.Contains(honoured, at) {
-		return ""
-	}
-	object, ok := node.(map[string]any)
+// ociAt turns the error of a rule or a setter into one about the field of config.json that broke it.
+func ociAt(path string, err error) error {
+	e, ok := errors.AsType[*Error](err)
 	if !ok {
-		if emptyJSON(node) {
-			return ""
-		}
-		return at
+		return ociError(path, err.Error(), "")
 	}
-	for _, key := range slices.Sorted(maps.Keys(object)) {
-		if name := firstUnhonoured(strings.TrimPrefix(at+"."+key, "."), object[key]); name != "" {
-			return name
-		}
+	out := *e
+	out.Op, out.File, out.Value = "write", "config.json", ""
+	why := e.Why
+	if why == "" && e.Err == nil {
+		why = e.Errno.Error()
 	}
-	return ""
-}
-
-// emptyJSON reports whether a decoded value asks for nothing.
-func emptyJSON(node any) bool {
-	switch v := node.(type) {
-	case nil:
-		return true
-	case bool:
-		return !v
-	case float64:
-		return v == 0
-	case string:
-		return v == ""
-	case []any:
-		return len(v) == 0
+	if e.Value != "" {
+		why = strings.TrimSpace(Quote(e.Value) + " " + why)
 	}
-	return false
-}
-
-// Validate checks what no single setting can: that a start could honour the configuration as a whole. It runs when a
-// configuration is written and again before every start, whoever wrote it.
-func (c *Config) Validate() error {
-	refuse := func(file, why string) error {
-		return &Error{Op: "check", File: file, Errno: syscall.EOPNOTSUPP, Why: why, Cure: "leave it out of config.json"}
+	out.Why = path + ": " + why
+	if e.Errno == 0 {
+		out.Errno = syscall.EINVAL
 	}
-	for _, m := range c.Spec.Mounts {
-		if why, _ := mountFault(m); why != "" {
-			return refuse("mounts", fmt.Sprintf("on %s: %s", m.Destination, why))
-		}
-	}
-	if err := c.validateNamespaces(); err != nil {
-		return err
-	}
-	return c.validateDevices()
+	return &out
 }

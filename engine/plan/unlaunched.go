@@ -43,5 +43,5 @@ func unlaunched(c *engine.Config) error {
 			return refuse(s.file, "")
 		}
 	}
-	return nil
+	return checkReady(c)
 }

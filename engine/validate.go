@@ -1,0 +1,40 @@
+package engine
+
+import (
+	"fmt"
+	"slices"
+	"syscall"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Validate checks what no single setting can: that a start could honour the configuration as a whole. It runs when a
+// configuration is written and again before every start, whoever wrote it.
+func (c *Config) Validate() error {
+	for _, m := range c.Spec.Mounts {
+		if why, cure := mountFault(m); why != "" {
+			return &Error{Op: "check", File: "mounts", Errno: syscall.EOPNOTSUPP, Why: fmt.Sprintf("on %s: %s", m.Destination, why), Cure: cure}
+		}
+	}
+	if err := c.validateNamespaces(); err != nil {
+		return err
+	}
+	if err := c.validateFields(); err != nil {
+		return err
+	}
+	return c.validateDevices()
+}
+
+// validateFields checks the fields that no file shows against the namespaces that they need.
+func (c *Config) validateFields() error {
+	has := func(t specs.LinuxNamespaceType) bool {
+		return slices.ContainsFunc(c.Spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == t })
+	}
+	if c.Spec.Domainname != "" && !has(specs.UTSNamespace) {
+		return clash("domainname", c.Spec.Domainname, "without a uts namespace it would become the host's", "write 'uts new' into namespaces, or leave it out")
+	}
+	if len(c.Spec.Linux.TimeOffsets) > 0 && !c.Namespace(specs.TimeNamespace).New() {
+		return clash("linux.timeOffsets", "", "clocks are set in a new time namespace only", "write 'time new' into namespaces, or leave it out")
+	}
+	return nil
+}

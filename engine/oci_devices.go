@@ -20,14 +20,14 @@ func (c *Config) hasCustomaryDevices() bool {
 	nodes, rules := c.Spec.Linux.Devices, c.Spec.Linux.Resources.Devices
 	n, r := len(fresh.Devices), len(fresh.Resources.Devices)
 	return len(nodes) >= n && len(rules) >= r && reflect.DeepEqual(nodes[:n], fresh.Devices) && reflect.DeepEqual(rules[:r], fresh.Resources.Devices) &&
-		!slices.ContainsFunc(rules[1:], isDenyAll) && !repeatsDevices(nodes[n:], rules[r:])
+		!repeatsDevices(nodes[n:], rules[r:])
 }
 
 // repeatsDevices reports whether a customary device is among others, too.
 func repeatsDevices(nodes []specs.LinuxDevice, rules []specs.LinuxDeviceCgroup) bool {
 	fresh := NewConfig().Spec.Linux
 	return slices.ContainsFunc(nodes, func(n specs.LinuxDevice) bool { return hasNode(fresh.Devices, n.Path) }) ||
-		slices.ContainsFunc(rules, func(r specs.LinuxDeviceCgroup) bool { return hasRule(fresh.Resources.Devices, r) })
+		slices.ContainsFunc(rules, func(r specs.LinuxDeviceCgroup) bool { return hasRule(fresh.Resources.Devices[1:], r) })
 }
 
 func hasNode(all []specs.LinuxDevice, path string) bool {
@@ -58,8 +58,8 @@ func (c *Config) setOCIDevices(listed string) error {
 	own := c.Spec.Linux
 	given := deviceRules(own.Resources.Devices)
 	nodes := slices.DeleteFunc(fresh.Devices, func(n specs.LinuxDevice) bool { return hasNode(own.Devices, n.Path) })
-	rules := slices.DeleteFunc(fresh.Resources.Devices, func(r specs.LinuxDeviceCgroup) bool { return hasRule(given, r) })
+	customary := slices.DeleteFunc(fresh.Resources.Devices[1:], func(r specs.LinuxDeviceCgroup) bool { return hasRule(given, r) })
 	own.Devices = append(nodes, own.Devices...)
-	own.Resources.Devices = append(rules, given...)
+	own.Resources.Devices = slices.Concat(fresh.Resources.Devices[:1], customary, given)
 	return nil
 }

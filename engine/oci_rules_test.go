@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"reflect"
 	"slices"
 	"strings"
 	"syscall"
@@ -157,6 +158,38 @@ func TestOCIDevices(t *testing.T) {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
+	for _, x := range []struct {
+		path, value string
+		lines       int // more than the customary ones
+	}{
+		{"linux.resources.devices", `[{"allow":false,"access":"rwm"},{"allow":true,"type":"c","major":1,"minor":3,"access":"rwm"}]`, 0},
+		{"linux.resources.devices", `[{"allow":true,"type":"c","major":10,"minor":229,"access":"rw"}]`, 1},
+		{"linux.resources.devices", `[{"allow":true,"type":"c","major":10,"minor":229,"access":"rw"},{"allow":false,"access":"rwm"}]`, 2},
+		{"linux.devices", `[{"path":"/dev/null","type":"c","major":1,"minor":3,"fileMode":438}]`, 0},
+		{"linux.devices", `[{"path":"/dev/zero","type":"c","major":1,"minor":3}]`, 1},
+	} {
+		c, err := decodeOCI([]byte(nested(x.path, x.value)))
+		if err != nil || len(c.Devices()) != len(defaultDevices)+x.lines || !isDenyAll(c.Spec.Linux.Resources.Devices[0]) {
+			t.Errorf("%s has devices %q (%v)", x.value, c.Devices(), err)
+			continue
+		}
+		text, err := c.OCI()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if back, err := decodeOCI(text); err != nil || !reflect.DeepEqual(back, c) {
+			t.Errorf("%s does not read back (%v):\n%s", x.value, err, text)
+		}
+	}
+	twice := NewConfig()
+	twice.Spec.Linux.Resources.Devices = append(twice.Spec.Linux.Resources.Devices, twice.Spec.Linux.Resources.Devices[1])
+	text, err := twice.OCI()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if back, err := decodeOCI(text); err != nil || !reflect.DeepEqual(back, twice) {
+		t.Errorf("a customary rule that stands twice does not read back (%v):\n%s", err, text)
+	}
 	for _, lines := range [][]string{
 		{}, {"a"}, {"c 1:3 - /dev/null"}, defaultDevices[1:], append([]string{"c 10:229 rwm /dev/fuse"}, defaultDevices...),
 		append(slices.Clone(defaultDevices), "c 10:229 rwm /dev/fuse", "a"), append(slices.Clone(defaultDevices), "c 1:3 rwm /dev/other"),
@@ -171,6 +204,25 @@ func TestOCIDevices(t *testing.T) {
 		}
 		if back, err := ParseOCI(text); err != nil || !slices.Equal(back.Devices(), c.Devices()) {
 			t.Errorf("%q do not read back (%v):\n%s", lines, err, text)
+		}
+	}
+}
+
+// TestOCIUnshown: what the devices file could not show is refused.
+func TestOCIUnshown(t *testing.T) {
+	for _, x := range [][2]string{
+		{"linux.resources.devices", `[{"allow":true,"type":"c","major":-1,"access":""}]`},
+		{"linux.resources.devices", `[{"allow":false,"access":"w"}]`},
+		{"linux.resources.devices", `[{"allow":false,"access":"rwm"},{"allow":false,"type":"c","access":"r"}]`},
+		{"linux.devices", `[{"path":"/dev/../null","type":"c","major":1,"minor":3}]`},
+	} {
+		c, err := decodeOCI([]byte(nested(x[0], x[1])))
+		if err == nil {
+			c.Spec.Linux.Namespaces = NewConfig().Spec.Linux.Namespaces
+			err = c.Validate()
+		}
+		if Errno(err) != syscall.EOPNOTSUPP || !strings.Contains(err.Error(), "linux.devices") {
+			t.Errorf("%s: %v", x[1], err)
 		}
 	}
 }

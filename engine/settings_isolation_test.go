@@ -370,28 +370,28 @@ func TestAdopt(t *testing.T) {
 	c.Spec.Linux.Sysctl = map[string]string{"net/ipv4/ip_forward": "1"}
 	c.Spec.Linux.MaskedPaths = []string{"/a//b"}
 	c.Spec.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NPROC"}, {Type: "RLIMIT_CORE"}}
-	if err := c.adoptIsolation(); err != nil || sysctlText(c) != "net.ipv4.ip_forward 1" || c.Masked()[0] != "/a/b" || rlimitsText(c) != "core 0 0\nnproc 0 0" ||
-		c.Spec.Process.Rlimits[0].Type != "RLIMIT_CORE" {
+	if err := c.adopt(); err != nil || sysctlText(c) != "net.ipv4.ip_forward 1" || c.Masked()[0] != "/a/b" || rlimitsText(c) != "core 0 0\nnproc 0 0" ||
+		c.Spec.Process.Rlimits[0].Type != "RLIMIT_NPROC" {
 		t.Errorf("%+v, %v", c.Spec, err)
 	}
-	for file, spoil := range map[string]func(*Config){
-		"uid_map":       func(c *Config) { c.Spec.Linux.UIDMappings = []specs.LinuxIDMapping{{HostID: 1}} },
-		"gid_map":       func(c *Config) { c.Spec.Linux.GIDMappings = []specs.LinuxIDMapping{{ContainerID: 1, Size: 1}} },
-		"readonly":      func(c *Config) { c.Spec.Linux.ReadonlyPaths = []string{"x"} },
-		"apparmor":      func(c *Config) { c.Spec.Process.ApparmorProfile = "a\n" },
-		"selinux":       func(c *Config) { c.Spec.Process.SelinuxLabel = "a" },
-		"oom_score_adj": func(c *Config) { n := 2000; c.Spec.Process.OOMScoreAdj = &n },
-		"user":          func(c *Config) { c.Spec.Process.User.UID = invalidID },
-		"sysctl":        func(c *Config) { c.Spec.Linux.Sysctl = map[string]string{"vm.swappiness": "1"} },
-		"rlimits": func(c *Config) {
+	for field, spoil := range map[string]func(*Config){
+		"linux.uidMappings":       func(c *Config) { c.Spec.Linux.UIDMappings = []specs.LinuxIDMapping{{HostID: 1}} },
+		"linux.gidMappings":       func(c *Config) { c.Spec.Linux.GIDMappings = []specs.LinuxIDMapping{{ContainerID: 1, Size: 1}} },
+		"linux.readonlyPaths":     func(c *Config) { c.Spec.Linux.ReadonlyPaths = []string{"x"} },
+		"process.apparmorProfile": func(c *Config) { c.Spec.Process.ApparmorProfile = "a\n" },
+		"process.selinuxLabel":    func(c *Config) { c.Spec.Process.SelinuxLabel = "a" },
+		"process.oomScoreAdj":     func(c *Config) { n := 2000; c.Spec.Process.OOMScoreAdj = &n },
+		"process.user":            func(c *Config) { c.Spec.Process.User.UID = invalidID },
+		"linux.sysctl":            func(c *Config) { c.Spec.Linux.Sysctl = map[string]string{"vm.swappiness": "1"} },
+		"process.rlimits": func(c *Config) {
 			c.Spec.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_AS"}, {Type: "RLIMIT_AS"}}
 		},
-		"caps": func(c *Config) { c.Spec.Process.Capabilities.Ambient = []string{"CHOWN"} },
+		"process.capabilities": func(c *Config) { c.Spec.Process.Capabilities.Ambient = []string{"CHOWN"} },
 	} {
 		c := NewConfig()
 		spoil(c)
-		if e, ok := errors.AsType[*Error](c.adoptIsolation()); !ok || e.Errno != syscall.EINVAL || e.File != file {
-			t.Errorf("%s: %v", file, e)
+		if e, ok := errors.AsType[*Error](c.adopt()); !ok || e.Errno != syscall.EINVAL || !strings.HasPrefix(e.Why, field+":") {
+			t.Errorf("%s: %v", field, e)
 		}
 	}
 }

@@ -98,7 +98,13 @@ func (a *assembler) add(s plan.Step) error {
 	case plan.Network:
 		a.call(unix.SYS_SETNS, a.file(a.files.Net), num(unix.CLONE_NEWNET))
 	case plan.TimeNamespace:
-		a.call(unix.SYS_UNSHARE, num(unix.CLONE_NEWTIME))
+		a.timeNamespace(s)
+	case plan.Domainname:
+		a.call(unix.SYS_SETDOMAINNAME, a.path(s.Name), num(len(s.Name)))
+	case plan.RootPropagation:
+		a.rootPropagation(s)
+	case plan.Personality:
+		a.call(unix.SYS_PERSONALITY, num(s.Persona))
 	case plan.Borrow:
 		a.borrow(s)
 	case plan.PlaceBorrowed:

@@ -58,6 +58,14 @@ func Build(c *engine.Config, h Host) ([]Step, error) {
 	if err != nil {
 		return nil, err
 	}
+	propagation, err := rootPropagation(spec.Linux.RootfsPropagation)
+	if err != nil {
+		return nil, err
+	}
+	persona, err := personality(spec.Linux.Personality)
+	if err != nil {
+		return nil, err
+	}
 	n := namespaces{spec.Linux.Namespaces, h}
 	steps := n.enter(rights.outside)
 	steps = append(steps, Guard{}, JoinCgroup{h.Cgroup, h.Limits})
@@ -67,16 +75,21 @@ func Build(c *engine.Config, h Host) ([]Step, error) {
 	steps = append(steps, Session{})
 	if n.isNew(specs.UTSNamespace) || n.joined(specs.UTSNamespace) == OfItself {
 		steps = append(steps, Hostname{c.EffectiveHostname(h.Name)})
+		if spec.Domainname != "" {
+			steps = append(steps, Domainname{spec.Domainname})
+		}
 	}
 	if n.isNew(specs.NetworkNamespace) {
 		steps = append(steps, Network{})
 	}
 	if n.isNew(specs.TimeNamespace) {
-		steps = append(steps, TimeNamespace{})
+		steps = append(steps, TimeNamespace{timeOffsets(spec.Linux.TimeOffsets)})
 	}
 	steps = append(steps, Private{})
 	steps = append(steps, rights.early...)
 	steps = append(steps, files(c, h, n, devices, rights.inside)...)
+	steps = append(steps, propagation...)
+	steps = append(steps, persona...)
 	steps = append(steps, rights.late...)
 	return append(steps, Exec{candidates(spec.Process), spec.Process.Args, spec.Process.Env}), nil
 }

@@ -45,8 +45,6 @@ type (
 	Hostname struct{ Name string }
 	// Network enters a new network namespace that was made ahead, with lo up in it.
 	Network struct{}
-	// TimeNamespace has the program executed in a time namespace of its own.
-	TimeNamespace struct{}
 	// Private stops mounts from travelling between the child's mount namespace and the host's.
 	Private struct{}
 	// Root attaches the prepared root and makes it the root directory; the old root stays stacked on top of it.
@@ -124,7 +122,6 @@ func (CgroupNamespace) String() string { return "unshare the cgroup namespace" }
 func (Session) String() string         { return "start a new session" }
 func (s Hostname) String() string      { return "set hostname " + s.Name }
 func (Network) String() string         { return "enter a new network namespace with lo up" }
-func (TimeNamespace) String() string   { return "execute in a new time namespace" }
 func (s Borrow) String() string        { return "take from the host " + s.Path + ", read-only" }
 func (s PlaceBorrowed) String() string {
 	return fmt.Sprintf("bind the host's %s on %s", s.Type, s.Target)

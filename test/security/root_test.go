@@ -136,24 +136,29 @@ func TestMountTargets(t *testing.T) {
 	g := mounted(t)
 	root := g.freshRoot("targets")
 	started := 0
-	try := func(at string) {
+	try := func(at, trap string) {
 		t.Helper()
 		g.make("c", root, "sh -c 'mount; touch /way/ctrfs-made/file /way/file; echo end'", "rootfs.mode", "rw")
 		err := g.reconfigure("c", func(s spec) {
 			s["mounts"] = append(s["mounts"].([]any), spec{"destination": at, "type": "tmpfs", "source": "tmpfs"})
 		})
-		if err == nil && g.try("c").refused == "" {
-			started++
+		if err == nil {
+			if o := g.try("c"); o.refused == "" {
+				started++
+				if strings.HasPrefix(trap, "/proc/self/fd") {
+					t.Errorf("a target below a link to %s was taken: %v", trap, o)
+				}
+			}
 		}
 		must(t, os.Remove(g.Dir+"/c"))
 	}
-	for _, trap := range g.traps() {
+	for name, trap := range g.traps() {
 		must(t, trap(root+"/way"))
-		try("/way/ctrfs-made")
+		try("/way/ctrfs-made", name)
 		must(t, os.RemoveAll(root+"/way"))
 	}
 	for _, at := range []string{"/../../../../ctrfs-made", "/proc/self/cwd/ctrfs-made", "/dev/fd/13/ctrfs-made", "relative/ctrfs-made"} {
-		try(at)
+		try(at, "")
 	}
 	g.nothingMade(t, "ctrfs-made")
 	if started == 0 {

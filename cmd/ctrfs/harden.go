@@ -34,7 +34,7 @@ func program() (*os.File, error) {
 		fd, err = unix.MemfdCreate("ctrfs", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("a copy of the program in memory: %w (EACCES: sysctl vm.memfd_noexec is 2, and must be 0 or 1)", err)
+		return nil, fmt.Errorf("make a copy of the program in memory: %w; if the sysctl vm.memfd_noexec is 2, set it to 1", err)
 	}
 	defer unix.Close(fd)
 	// Its number must be one that no descriptor of the child gets, which are set up before it executes /proc/self/fd/N.

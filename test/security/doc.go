@@ -5,6 +5,6 @@
 // It then looks at the host: nothing may have changed or shown there. What only a program can try is in the command hostile,
 // which the tests put into a root; it prints one line for each attempt.
 //
-// Every test has been seen to fail with its defence removed, which docs/security.md names. They need root, as those of package
+// A new test is seen to fail with its defence removed, which docs/security.md names. They need root, as those of package
 // test do, whose [test.Tree] they stand on.
 package security

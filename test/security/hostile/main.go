@@ -1,7 +1,8 @@
 //go:build linux
 
 // Command hostile is what a container's program tries in the security tests. Each attempt is one line on stdout: its name and the
-// error, or "done" where nothing stopped it.
+// error, or "done" where nothing stopped it. Should that happen, no harm comes of it: files are opened for writing and not
+// written, the time is set to what it is, and the machine is asked to reboot by a number that means nothing.
 //
 //	hostile tty     push a character into whatever terminal can be reached
 //	hostile calls   what no container may do with its own root's capabilities
@@ -45,24 +46,24 @@ var verbs = map[string][]attempt{
 		{"setns to itself", func() error { return setns("/proc/self/ns/mnt") }},
 		{"init_module", func() error { return unix.InitModule([]byte("x"), "") }},
 		{"kexec_load", func() error { return raw(unix.SYS_KEXEC_LOAD) }},
-		{"reboot", func() error { return unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF) }},
-		{"settimeofday", func() error { return unix.Settimeofday(&unix.Timeval{Sec: 1}) }},
+		{"reboot", reboot},
+		{"settimeofday", settime},
 		{"sethostname", func() error { return unix.Sethostname([]byte("x")) }},
 		{"swapon", func() error { return raw(unix.SYS_SWAPON, address("/bin/busybox")) }},
-		{"syslog", func() error { return returned(unix.Klogctl(5, nil)) }},
-		{"acct", func() error { return unix.Acct("/tmp/acct") }},
+		{"syslog", func() error { return returned(unix.Klogctl(9, nil)) }},
+		{"acct", func() error { return raw(unix.SYS_ACCT, 0) }},
 		{"open_by_handle_at", handle},
 		{"a disk's node", func() error { return node(unix.S_IFBLK, 8, 0) }},
 		{"the memory's node", func() error { return node(unix.S_IFCHR, 1, 1) }},
 		{"higher file limit", func() error { return unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1 << 30, Max: 1 << 30}) }},
 		{"lower oom_score_adj", func() error { return writes("/proc/self/oom_score_adj", "-1000") }},
-		{"write sysrq-trigger", func() error { return writes("/proc/sysrq-trigger", "h") }},
-		{"write core_pattern", func() error { return writes("/proc/sys/kernel/core_pattern", "|/x") }},
-		{"write modprobe", func() error { return writes("/proc/sys/kernel/modprobe", "/x") }},
-		{"write hostname by sysctl", func() error { return writes("/proc/sys/kernel/hostname", "x") }},
-		{"write uevent_helper", func() error { return writes("/sys/kernel/uevent_helper", "/x") }},
-		{"write binfmt_misc", func() error { return writes("/proc/sys/fs/binfmt_misc/register", "x") }},
-		{"write /sys", func() error { return writes("/sys/kernel/mm/ksm/run", "0") }},
+		{"write sysrq-trigger", func() error { return opens("/proc/sysrq-trigger", unix.O_WRONLY) }},
+		{"write core_pattern", func() error { return opens("/proc/sys/kernel/core_pattern", unix.O_WRONLY) }},
+		{"write modprobe", func() error { return opens("/proc/sys/kernel/modprobe", unix.O_WRONLY) }},
+		{"write hostname by sysctl", func() error { return opens("/proc/sys/kernel/hostname", unix.O_WRONLY) }},
+		{"write uevent_helper", func() error { return opens("/sys/kernel/uevent_helper", unix.O_WRONLY) }},
+		{"write binfmt_misc", func() error { return opens("/proc/sys/fs/binfmt_misc/register", unix.O_WRONLY) }},
+		{"write /sys", func() error { return opens("/sys/kernel/mm/ksm/run", unix.O_WRONLY) }},
 	},
 }
 
@@ -95,6 +96,23 @@ func writes(name, text string) error {
 	defer f.Close()
 	_, err = f.WriteString(text)
 	return err
+}
+
+// reboot is told that it may when it is told that it asked for nonsense.
+func reboot() error {
+	err := raw(unix.SYS_REBOOT, unix.LINUX_REBOOT_MAGIC1, unix.LINUX_REBOOT_MAGIC2, 0x1234)
+	if err == unix.EINVAL {
+		return nil
+	}
+	return err
+}
+
+func settime() error {
+	var now unix.Timeval
+	if err := unix.Gettimeofday(&now); err != nil {
+		return err
+	}
+	return unix.Settimeofday(&now)
 }
 
 // push pretends that the person at the terminal has typed an x.

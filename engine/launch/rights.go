@@ -37,7 +37,7 @@ func (a *assembler) addRights(s plan.Step) error {
 			a.call(unix.SYS_DUP3, a.file(f), num(fd), num(0))
 		}
 	case plan.CloseRest:
-		a.call(unix.SYS_CLOSE_RANGE, num(3), num(uint32(1<<32-1)), num(unix.CLOSE_RANGE_CLOEXEC))
+		a.call(unix.SYS_CLOSE_RANGE, num(3), num(uint32(1<<32-1)), num(0))
 	case plan.Bound:
 		for _, c := range s.Drop {
 			a.call(unix.SYS_PRCTL, num(unix.PR_CAPBSET_DROP), num(c))

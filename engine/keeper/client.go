@@ -153,13 +153,17 @@ func (c *Client) Start(id string, program *launch.Program, begun func(Running)) 
 }
 
 // Namespaces has the keeper make n namespaces, see [launch.Namespaces]. Errors: the same, and E2BIG for mappings of more than
-// some hundred lines.
-func (c *Client) Namespaces(n int, uidMap, gidMap string) (made []*os.File, err error) {
+// some hundred lines. Patient ones are made when the machine has nothing better to do.
+func (c *Client) Namespaces(n int, uidMap, gidMap string, patient bool) (made []*os.File, err error) {
 	text := uidMap + "\x00" + gidMap
 	if len(text) > maxText {
 		return nil, fmt.Errorf("mappings of %d bytes: %w", len(text), syscall.E2BIG)
 	}
-	err = c.ask(message{Kind: kindNamespaces, Status: uint32(n)}, text, nil, func(_ *message, fds []int) { made = filesOf(fds) })
+	m := message{Kind: kindNamespaces, Status: uint32(n)}
+	if patient {
+		m.PID = 1
+	}
+	err = c.ask(m, text, nil, func(_ *message, fds []int) { made = filesOf(fds) })
 	if err == nil && len(made) != n {
 		closeFiles(made)
 		return nil, fmt.Errorf("an answer with %d namespaces: %w", len(made), syscall.EBADMSG)

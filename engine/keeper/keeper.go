@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -37,6 +38,7 @@ type Keeper struct {
 	restarting bool                        // a server died and its successor is on its way; guarded by mu
 	ending     bool                        // nobody wants a server any more; guarded by mu
 	last       Request                     // how the server was last asked for; guarded by mu
+	later      chan func()                 // work that nobody waits for
 	done       chan struct{}               // closed when there is nothing left to keep
 	wake       chan struct{}               // a child was made: the reaper has something to wait for
 }
@@ -85,12 +87,13 @@ func New(log *slog.Logger, state string, claims *os.File, spawn func(*os.File, R
 		return nil, err
 	}
 	k := &Keeper{log: log, journal: j, spawn: spawn, claims: claims, children: map[int]*child{}, launching: map[*child]bool{}, exits: map[exitKey]message{},
-		pins: map[[idSize]byte][]*os.File{},
+		pins: map[[idSize]byte][]*os.File{}, later: make(chan func(), 64),
 		done: make(chan struct{}), wake: make(chan struct{}, 1)}
 	for _, m := range exits {
 		k.exits[exitKey{m.ID, m.Started}] = m
 	}
 	go k.reap()
+	go k.takeTime()
 	return k, nil
 }
 
@@ -322,7 +325,11 @@ func (k *Keeper) serve(s *server) {
 			go k.start(s, m, fds)
 			continue
 		case kindNamespaces:
-			go k.namespaces(s, m, text)
+			if m.PID == 0 {
+				go k.namespaces(s, m, text)
+				break
+			}
+			k.later <- func() { k.namespaces(s, m, text) }
 		case kindPerform:
 			go k.runInside(s, m, fds)
 			continue
@@ -379,6 +386,16 @@ func (k *Keeper) start(s *server, m message, fds []int) {
 	}
 	if c.exited != nil {
 		k.record(c, *c.exited)
+	}
+}
+
+// takeTime does what nobody waits for, on a thread of the lowest priority: on a machine with few processors it would otherwise
+// be done instead of the launches that it is for.
+func (k *Keeper) takeTime() {
+	runtime.LockOSThread()
+	unix.Setpriority(unix.PRIO_PROCESS, 0, 19)
+	for do := range k.later {
+		do()
 	}
 }
 

@@ -44,7 +44,7 @@ type message struct {
 	Kind     kind
 	Seq      uint32 // matches kindStarted to kindStart
 	ID       [idSize]byte
-	PID      int32
+	PID      int32  // of a container; 1 with kindNamespaces: there is time
 	Status   uint32 // wait status; how many namespaces are wanted
 	Errno    uint32
 	Step     int32

@@ -450,7 +450,7 @@ func (e *Engine) probe() []engine.Feature {
 	first, err := e.ids.take()
 	if err == nil {
 		defer e.ids.give(first)
-		user, err = e.keeper.Namespaces(1, mapping(first), mapping(first))
+		user, err = e.keeper.Namespaces(1, mapping(first), mapping(first), false)
 	}
 	return probe(e.host, e.roots, user, err)
 }

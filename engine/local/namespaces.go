@@ -104,9 +104,9 @@ func (s *surroundings) settle(c *container, config *engine.Config) error {
 			return &engine.Error{Op: "start", File: "uid_map", Errno: syscall.EINVAL, Why: "only one of uid_map and gid_map is set",
 				Cure: "set both, or none: then both are automatic"}
 		}
-		q, err = c.e.build(0, uids, gids)
+		q, err = c.e.build(0, uids, gids, false)
 	case first != 0:
-		q, err = c.e.furnish(first)
+		q, err = c.e.furnish(first, false)
 	default:
 		if q, err = c.e.stock.take(); err == nil {
 			s.first = q.first
@@ -152,12 +152,12 @@ func mapText(mappings []specs.LinuxIDMapping) string {
 }
 
 // furnish makes quarters for a range.
-func (e *Engine) furnish(first uint32) (*quarters, error) {
-	return e.build(first, mapping(first), mapping(first))
+func (e *Engine) furnish(first uint32, patient bool) (*quarters, error) {
+	return e.build(first, mapping(first), mapping(first), patient)
 }
 
-func (e *Engine) build(first uint32, uids, gids string) (*quarters, error) {
-	made, err := e.keeper.Namespaces(2, uids, gids)
+func (e *Engine) build(first uint32, uids, gids string, patient bool) (*quarters, error) {
+	made, err := e.keeper.Namespaces(2, uids, gids, patient)
 	if err != nil {
 		return nil, err
 	}

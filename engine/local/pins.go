@@ -135,7 +135,7 @@ func (c *container) makePins() ([]*os.File, error) {
 		}
 		uids, gids = mapping(first), mapping(first)
 	}
-	return c.e.keeper.Namespaces(len(pinnable), uids, gids)
+	return c.e.keeper.Namespaces(len(pinnable), uids, gids, false)
 }
 
 // takeRange gives the container a range of ids for good, unless it has one.

@@ -30,7 +30,7 @@ const restockPause = 3 * time.Millisecond
 // a millisecond of the kernel's routing lock, which the teardown of others holds for tens of milliseconds; taking them takes
 // a microsecond.
 type stock struct {
-	make func(first uint32) (*quarters, error)
+	make func(first uint32, patient bool) (*quarters, error)
 	ids  *ranges
 
 	ready chan *quarters
@@ -40,7 +40,7 @@ type stock struct {
 }
 
 // newStock begins to stock what make makes.
-func newStock(ids *ranges, make_ func(first uint32) (*quarters, error)) *stock {
+func newStock(ids *ranges, make_ func(first uint32, patient bool) (*quarters, error)) *stock {
 	s := &stock{make: make_, ids: ids, ready: make(chan *quarters, stockSize), low: make(chan struct{}, 1), quit: make(chan struct{})}
 	s.low <- struct{}{}
 	s.idle.Go(s.fill)
@@ -57,7 +57,7 @@ func (s *stock) fill() {
 			return
 		}
 		for len(s.ready) < cap(s.ready) {
-			q, err := s.one()
+			q, err := s.one(true)
 			if err != nil {
 				break
 			}
@@ -67,12 +67,12 @@ func (s *stock) fill() {
 }
 
 // one makes quarters with a range that was free.
-func (s *stock) one() (*quarters, error) {
+func (s *stock) one(patient bool) (*quarters, error) {
 	first, err := s.ids.take()
 	if err != nil {
 		return nil, err
 	}
-	q, err := s.make(first)
+	q, err := s.make(first, patient)
 	if err != nil {
 		s.ids.give(first)
 		return nil, err
@@ -95,7 +95,7 @@ func (s *stock) take() (*quarters, error) {
 	case q := <-s.ready:
 		return q, nil
 	default:
-		return s.one()
+		return s.one(false)
 	}
 }
 

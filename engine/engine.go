@@ -32,7 +32,7 @@ type Process struct {
 	Container string // path of the container below the mount
 	PID       int    // as the host counts
 	Inner     int    // as the container counts
-	User      string // numeric user id on the host
+	User      string // numeric user id as the container counts, or on the host when it has no number inside
 	State     string // one letter, as ps(1) shows it
 	RSS       uint64 // bytes
 	CPU       time.Duration

@@ -30,7 +30,7 @@ var controlRows = []row{
 	{name: "status", shape: keyed, read: ofView(statusText),
 		help: "state, pid, started, finished, exit, signal, oom, restarts, rootfs, rootfs.mode, path, id"},
 	{name: "ps", shape: table, read: ofContainer(psOne),
-		help: "a header and one line a process: host pid, pid inside, user, state, bytes resident, seconds of cpu, command"},
+		help: "a header and one line a process: host pid, pid inside, user inside, state, bytes resident, seconds of cpu, command"},
 	{name: "stats", shape: keyed, read: ofContainer(statsOne),
 		help: "counters and gauges, numbers only"},
 	{name: "log", shape: logged, log: engine.Container.Log,

@@ -5,9 +5,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 
@@ -26,7 +28,7 @@ func (c *container) Processes() ([]engine.Process, error) {
 	var out []engine.Process
 	for _, m := range c.family() {
 		m.mu.Lock()
-		group, path := m.group, m.path
+		group, path, pid := m.group, m.path, m.pid
 		m.mu.Unlock()
 		if group == nil {
 			continue
@@ -35,14 +37,44 @@ func (c *container) Processes() ([]engine.Process, error) {
 		if err != nil {
 			return nil, err
 		}
+		ids := mapOf(pid)
 		for _, pid := range pids {
 			if p, err := process(procs, pid); err == nil { // else it has just exited
-				p.Container = path
+				p.Container, p.User = path, inner(ids, p.User)
 				out = append(out, p)
 			}
 		}
 	}
 	return out, nil
+}
+
+// mapOf reads the id mapping of a process; nil when there is none to be had.
+func mapOf(pid int) (ids []specs.LinuxIDMapping) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/uid_map", pid))
+	if err != nil {
+		return nil
+	}
+	for line := range strings.Lines(string(text)) {
+		var m specs.LinuxIDMapping
+		if n, err := fmt.Sscan(line, &m.ContainerID, &m.HostID, &m.Size); n == 3 && err == nil {
+			ids = append(ids, m)
+		}
+	}
+	return ids
+}
+
+// inner translates an id of the host.
+func inner(ids []specs.LinuxIDMapping, user string) string {
+	host, err := strconv.ParseUint(user, 10, 32)
+	if err != nil {
+		return user
+	}
+	for _, m := range ids {
+		if at := host - uint64(m.HostID); host >= uint64(m.HostID) && at < uint64(m.Size) {
+			return strconv.FormatUint(uint64(m.ContainerID)+at, 10)
+		}
+	}
+	return user
 }
 
 // family is the container and every one below it.

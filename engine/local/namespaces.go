@@ -226,13 +226,8 @@ func dupFile(f *os.File) (*os.File, error) {
 
 // firstOf reads which range a running container has: the host's id of its root, when it has a whole range.
 func firstOf(pid int) uint32 {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/uid_map", pid))
-	var inside, outside, count uint32
-	if err != nil {
-		return 0
+	if ids := mapOf(pid); len(ids) == 1 && ids[0].ContainerID == 0 && ids[0].Size == rangeSize {
+		return ids[0].HostID
 	}
-	if n, err := fmt.Sscan(string(text), &inside, &outside, &count); n != 3 || err != nil || inside != 0 || count != rangeSize {
-		return 0
-	}
-	return outside
+	return 0
 }

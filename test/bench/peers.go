@@ -11,7 +11,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/ctrfs/ctrfs/engine/seccomp"
 )
 
 // A peer is another way to run /bin/true from a root. prepare gets the root and an empty directory, and returns the
@@ -33,8 +36,10 @@ var peers = []peer{
 	{name: "bwrap", prepare: func(root, _ string) ([]string, error) {
 		return []string{"bwrap", "--unshare-all", "--ro-bind", root, "/", "--proc", "/proc", "--dev", "/dev", "/bin/true"}, nil
 	}},
-	{name: "crun", prepare: ociBundle("crun")},
-	{name: "runc", prepare: ociBundle("runc")},
+	{name: "crun", prepare: ociBundle("crun", nil)},
+	{name: "runc", prepare: ociBundle("runc", nil)},
+	{name: "crun, isolated as ctrfs", prepare: ociBundle("crun", isolate)},
+	{name: "runc, isolated as ctrfs", prepare: ociBundle("runc", isolate)},
 	{name: "lxc-execute", prepare: func(root, scratch string) ([]string, error) {
 		config := "lxc.rootfs.path = dir:" + root + "\nlxc.net.0.type = empty\n"
 		return []string{"lxc-execute", "-n", "ID", "-P", scratch, "-f", scratch + "/config", "--", "/bin/true"},
@@ -60,8 +65,8 @@ func peerNames() []string {
 	return names
 }
 
-// ociBundle has the runtime write its own default configuration, which is changed only in what to run.
-func ociBundle(runtime string) func(root, scratch string) ([]string, error) {
+// ociBundle has the runtime write its own default configuration, which is changed only in what to run, and by more.
+func ociBundle(runtime string, more func(config map[string]any) error) func(root, scratch string) ([]string, error) {
 	return func(root, scratch string) ([]string, error) {
 		spec := exec.Command(runtime, "spec")
 		spec.Dir = scratch
@@ -83,11 +88,45 @@ func ociBundle(runtime string) func(root, scratch string) ([]string, error) {
 		}
 		process["args"], process["terminal"] = []string{"/bin/true"}, false
 		config["root"] = map[string]any{"path": root, "readonly": true}
+		if more != nil {
+			if err := more(config); err != nil {
+				return nil, err
+			}
+		}
 		if text, err = json.Marshal(config); err != nil {
 			return nil, err
 		}
 		return []string{runtime, "run", "--bundle", scratch, "ID"}, os.WriteFile(file, text, 0o644)
 	}
+}
+
+// isolate adds what ctrfs does by default and others leave to an option: a user namespace of its own, with ids that nobody on
+// the host has, and the filter of system calls. Both runtimes mask and drop the rest by themselves.
+func isolate(config map[string]any) error {
+	linux, ok := config["linux"].(map[string]any)
+	if !ok {
+		return errors.New("its specification has no linux")
+	}
+	var spec specs.Spec
+	text, err := json.Marshal(config)
+	if err == nil {
+		err = json.Unmarshal(text, &spec)
+	}
+	if err != nil {
+		return err
+	}
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return err
+	}
+	filter, err := seccomp.Default(spec.Process.Capabilities.Bounding, unix.ByteSliceToString(uts.Release[:]))
+	if err != nil {
+		return err
+	}
+	ids := []specs.LinuxIDMapping{{HostID: 1 << 30, Size: 65536}}
+	linux["seccomp"], linux["uidMappings"], linux["gidMappings"] = filter, ids, ids
+	linux["namespaces"] = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+	return nil
 }
 
 const image = "ctrfs-bench"
@@ -136,9 +175,11 @@ func setUpPeers(names []string, root, scratch string) (all []*contestant, cleanU
 	}
 }
 
+// contains tells whether a peer is asked for: by its name, or by that of its program.
 func contains(names []string, name string) bool {
+	program, _, _ := strings.Cut(name, ",")
 	for _, n := range names {
-		if strings.TrimSpace(n) == name {
+		if n = strings.TrimSpace(n); n == name || n == program {
 			return true
 		}
 	}

@@ -70,10 +70,12 @@ func dweller(n int, ready, goOn *os.File) (*Image, error) {
 	for _, k := range Kinds[:n] {
 		p.cloneFlags |= k.Flag
 	}
-	up := ifreq{flags: unix.IFF_UP}
-	copy(up.name[:], "lo")
-	socket := p.result(p.call(unix.SYS_SOCKET, num(unix.AF_INET), num(unix.SOCK_DGRAM|unix.SOCK_CLOEXEC), num(0)))
-	p.call(unix.SYS_IOCTL, socket, num(unix.SIOCSIFFLAGS), structure(&p, &up))
+	if p.cloneFlags&unix.CLONE_NEWNET != 0 { // else lo is the host's, over which the child has no rights
+		up := ifreq{flags: unix.IFF_UP}
+		copy(up.name[:], "lo")
+		socket := p.result(p.call(unix.SYS_SOCKET, num(unix.AF_INET), num(unix.SOCK_DGRAM|unix.SOCK_CLOEXEC), num(0)))
+		p.call(unix.SYS_IOCTL, socket, num(unix.SIOCSIFFLAGS), structure(&p, &up))
+	}
 	byte1 := p.bytes(make([]byte, 1))
 	p.call(unix.SYS_WRITE, p.file(ready), byte1, num(1))
 	p.call(unix.SYS_READ, p.file(goOn), byte1, num(1))

@@ -84,7 +84,7 @@ var isolation = map[string]view{
 var taken = []struct{ file, in, out string }{
 	{"namespaces", "pid host", "="}, {"namespaces", "time new", "="}, {"namespaces", "net /run//netns/x", "net /run/netns/x"},
 	{"namespaces", "net pod/web", "="}, {"namespaces", "ipc ..", "="}, {"namespaces", "net new", ""}, {"namespaces", "user host", "="},
-	{"namespaces", "net ", ""}, {"namespaces", "time host", ""}, {"namespaces", "mnt other", "="},
+	{"namespaces", "net ", ""}, {"namespaces", "time host", ""}, {"namespaces", "cgroup other", "="},
 	{"namespaces", "pid none", "="}, // a container may be called anything else
 	{"uid_map", "0 100000 65536", "="}, {"uid_map", "  0   0 4294967295", "0 0 4294967295"}, {"gid_map", "1 1 1\n0 9 1", "="}, {"uid_map", "", ""},
 	{"user", "0:0", "="}, {"user", "1000", "="}, {"user", "1000:100", "="}, {"user", "www-data", "="}, {"user", "www-data:adm", "="},
@@ -190,7 +190,7 @@ func TestIsolationRefused(t *testing.T) {
 // TestIsolationClashes: what no single setting can see is refused for the configuration, with the cure.
 func TestIsolationClashes(t *testing.T) {
 	for _, x := range []struct{ writes, why string }{
-		{"namespaces:mnt host", "own tree"}, {"namespaces:uts host;hostname:x", "rename others"}, {"namespaces:uts other;hostname:x", "rename others"},
+		{"namespaces:mnt host", "own tree"}, {"namespaces:mnt other", "own tree"}, {"namespaces:mnt /run/x;namespaces:user host", "own tree"}, {"namespaces:uts host;hostname:x", "rename others"}, {"namespaces:uts other;hostname:x", "rename others"},
 		{"namespaces:user host;uid_map:0 1 1", "has a map"}, {"namespaces:user /x;gid_map:0 1 1", "has a map"},
 		{"namespaces:net host;sysctl:net.ipv4.ip_forward 1", "network"}, {"namespaces:ipc host;sysctl:kernel.sem 1", "own limits"},
 		{"namespaces:uts host;sysctl:kernel.domainname x", "domain"},

@@ -185,8 +185,8 @@ var impossible = []struct {
 	set       func(*Config) string // the offending value, "" for none
 	why, cure string
 }{
-	{specs.MountNamespace, false, "namespaces", func(*Config) string { return "mnt host" },
-		"the container's root and mounts would be made in this machine's own tree",
+	{specs.MountNamespace, true, "namespaces", func(c *Config) string { return "mnt " + c.Namespace(specs.MountNamespace).String() },
+		"the container's root and mounts would be made in this machine's own tree, or in another's",
 		"keep mnt new; to work on this machine's files, bind them: echo '/ /host none rbind 0 0' > mounts"},
 	{specs.UTSNamespace, true, "hostname", func(c *Config) string { return c.Spec.Hostname },
 		"without a uts namespace of its own, the container would rename others",

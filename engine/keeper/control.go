@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -83,7 +84,10 @@ func Ask(r Request) error {
 	}
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(mountLimit + 2*time.Second))
-	if err := json.NewEncoder(conn).Encode(r); err != nil {
+	switch err := json.NewEncoder(conn).Encode(r); {
+	case errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET): // it ended between the two calls
+		return ErrNoAnswer
+	case err != nil:
 		return err
 	}
 	var b [maxText]byte

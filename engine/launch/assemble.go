@@ -96,7 +96,7 @@ func (a *assembler) add(s plan.Step) error {
 	case plan.Hostname:
 		a.call(unix.SYS_SETHOSTNAME, a.path(s.Name), num(len(s.Name)))
 	case plan.Network:
-		a.call(unix.SYS_SETNS, a.file(a.files.Net), num(unix.CLONE_NEWNET))
+		a.network(s)
 	case plan.TimeNamespace:
 		a.timeNamespace(s)
 	case plan.Domainname:

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ctrfs/ctrfs/engine/plan"
 )
 
 // namespacesLimit bounds the making of namespaces, which takes half a millisecond, and more while the kernel tears down many.
@@ -64,16 +66,33 @@ type ifreq struct {
 	_     [22]byte
 }
 
+// raiseLo brings lo up in the child's network namespace.
+func raiseLo(p *Program) {
+	up := ifreq{flags: unix.IFF_UP}
+	copy(up.name[:], "lo")
+	socket := p.result(p.call(unix.SYS_SOCKET, num(unix.AF_INET), num(unix.SOCK_DGRAM|unix.SOCK_CLOEXEC), num(0)))
+	p.call(unix.SYS_IOCTL, socket, num(unix.SIOCSIFFLAGS), structure(p, &up))
+}
+
+// network enters or makes the network namespace.
+func (a *assembler) network(s plan.Network) {
+	if !s.Here {
+		a.call(unix.SYS_SETNS, a.file(a.files.Net), num(unix.CLONE_NEWNET))
+		return
+	}
+	a.call(unix.SYS_UNSHARE, num(unix.CLONE_NEWNET))
+	raiseLo(&a.Program)
+}
+
 // dweller is the program of that child: it brings up lo, says so, and stays until it is told that it may go.
 func dweller(n int, ready, goOn *os.File) (*Image, error) {
 	p := Program{into: -1}
 	for _, k := range Kinds[:n] {
 		p.cloneFlags |= k.Flag
 	}
-	up := ifreq{flags: unix.IFF_UP}
-	copy(up.name[:], "lo")
-	socket := p.result(p.call(unix.SYS_SOCKET, num(unix.AF_INET), num(unix.SOCK_DGRAM|unix.SOCK_CLOEXEC), num(0)))
-	p.call(unix.SYS_IOCTL, socket, num(unix.SIOCSIFFLAGS), structure(&p, &up))
+	if p.cloneFlags&unix.CLONE_NEWNET != 0 { // else lo is the host's, over which the child has no rights
+		raiseLo(&p)
+	}
 	byte1 := p.bytes(make([]byte, 1))
 	p.call(unix.SYS_WRITE, p.file(ready), byte1, num(1))
 	p.call(unix.SYS_READ, p.file(goOn), byte1, num(1))

@@ -40,6 +40,16 @@ func TestNamespaces(t *testing.T) {
 	}
 }
 
+// TestUserNamespaceAlone: it needs no network namespace beside it, whose lo could not be brought up from it.
+func TestUserNamespaceAlone(t *testing.T) {
+	requireRoot(t)
+	made, err := launch.Namespaces(1, testMap, testMap)
+	if err != nil || len(made) != 1 {
+		t.Fatal(made, err)
+	}
+	made[0].Close()
+}
+
 // TestNamespacesRefused: a mapping that the kernel does not take is an error, and nobody stays behind.
 func TestNamespacesRefused(t *testing.T) {
 	requireRoot(t)

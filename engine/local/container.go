@@ -4,7 +4,6 @@ import (
 	"context"
 	"maps"
 	"os"
-	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -202,7 +201,7 @@ func (c *container) Update(by engine.Caller, file string, live bool, change func
 			return err
 		}
 	}
-	if !reflect.DeepEqual(next.Spec.Linux.Namespaces, v.Config.Spec.Linux.Namespaces) || uidMap(next) != uidMap(v.Config) {
+	if !sameNamespaces(next, v.Config) {
 		defer c.unpin()
 	}
 	if next.Rootfs() != v.Config.Rootfs() {

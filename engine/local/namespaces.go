@@ -78,9 +78,8 @@ func (c *container) surround(config *engine.Config) (*surroundings, error) {
 	}
 	if user := s.files[specs.UserNamespace]; user != nil {
 		var err error
-		if s.ids, err = c.e.roots.Identify(user); err != nil {
-			return s, err
-		}
+		s.ids, err = c.e.roots.Identify(user)
+		return s, err // a network namespace that it owns is made by the child
 	}
 	if s.joined[specs.NetworkNamespace] == "" {
 		var err error

@@ -163,6 +163,16 @@ func (c *container) takeRange() (uint32, error) {
 	return first, nil
 }
 
+// sameNamespaces reports whether two configurations ask for the same namespaces, so that what is pinned stays right.
+func sameNamespaces(a, b *engine.Config) bool {
+	for _, n := range engine.Namespaces {
+		if a.Namespace(n.Type) != b.Namespace(n.Type) {
+			return false
+		}
+	}
+	return uidMap(a) == uidMap(b) && gidMap(a) == gidMap(b)
+}
+
 // unpin lets go of what is pinned.
 func (c *container) unpin() {
 	c.mu.Lock()

@@ -343,9 +343,16 @@ func (s *starting) explain(err error) error {
 	}
 	step := s.steps[f.Step]
 	out.Why = fmt.Sprintf("step %d, %s", f.Step+1, step)
-	if x, ok := step.(plan.Exec); ok {
+	switch x := step.(type) {
+	case plan.Exec:
 		out.Why = fmt.Sprintf("step %d, execute %s", f.Step+1, engine.Quote(x.Args[0]))
 		out.Cure = execCures[f.Errno]
+	case plan.Clone:
+		// What pid_namespaces(7) says of one whose first process is gone.
+		if pid := s.view.Config.Namespace(specs.PIDNamespace); f.Errno == syscall.ENOMEM && s.around.files[specs.PIDNamespace] != nil {
+			out.File, out.Value, out.Errno, out.Err = "namespaces", "pid "+pid.String(), syscall.ESRCH, nil
+			out.Why, out.Cure = "the first process of that pid namespace has ended, and nobody can enter it any more", "name another one, or write new"
+		}
 	}
 	return out
 }

@@ -80,7 +80,7 @@ func Build(c *engine.Config, h Host) ([]Step, error) {
 		}
 	}
 	if n.isNew(specs.NetworkNamespace) {
-		steps = append(steps, Network{})
+		steps = append(steps, Network{n.joined(specs.UserNamespace) != ""})
 	}
 	if n.isNew(specs.TimeNamespace) {
 		steps = append(steps, TimeNamespace{timeOffsets(spec.Linux.TimeOffsets)})

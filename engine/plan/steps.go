@@ -43,8 +43,9 @@ type (
 	Session struct{}
 	// Hostname sets the name in the new uts namespace.
 	Hostname struct{ Name string }
-	// Network enters a new network namespace that was made ahead, with lo up in it.
-	Network struct{}
+	// Network enters a new network namespace that was made ahead, with lo up in it. Where the user namespace is somebody
+	// else's, there is none ahead that it owns: then the child makes it and brings up lo.
+	Network struct{ Here bool }
 	// Private stops mounts from travelling between the child's mount namespace and the host's.
 	Private struct{}
 	// Root attaches the prepared root and makes it the root directory; the old root stays stacked on top of it.
@@ -121,8 +122,13 @@ func (s JoinCgroup) String() string {
 func (CgroupNamespace) String() string { return "unshare the cgroup namespace" }
 func (Session) String() string         { return "start a new session" }
 func (s Hostname) String() string      { return "set hostname " + s.Name }
-func (Network) String() string         { return "enter a new network namespace with lo up" }
-func (s Borrow) String() string        { return "take from the host " + s.Path + ", read-only" }
+func (s Network) String() string {
+	if s.Here {
+		return "unshare the network namespace, bring up lo"
+	}
+	return "enter a new network namespace with lo up"
+}
+func (s Borrow) String() string { return "take from the host " + s.Path + ", read-only" }
 func (s PlaceBorrowed) String() string {
 	return fmt.Sprintf("bind the host's %s on %s", s.Type, s.Target)
 }

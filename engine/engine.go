@@ -95,6 +95,8 @@ type Container interface {
 	// the copy is applied to the running container where it must be, kept on disk, and becomes the configuration. With
 	// live false the answer is EBUSY while the container is active. file names the setting, for the error.
 	Update(by Caller, file string, live bool, change func(*Config) error) error
+	// Automatic is what a start supplies where the configuration leaves it the choice: what the container has, or would get.
+	Automatic() (Automatic, error)
 	// Fail puts the sentence of a refused operation into the error file.
 	Fail(err error)
 

@@ -27,6 +27,12 @@ type extension struct {
 // extensions maps each annotation to a field of the extension: one row a field, both directions. An annotation is written
 // only when its value is not what its absence means, so that a foreign config.json reads back without additions.
 var extensions = []extension{
+	// Before all others: the user's name has numbers only as long as they are automatic.
+	{ociAutomatic,
+		func(*Config) string { return "" }, // made where it is known: in [Config.OCI]
+		(*Config).setOCIAutomatic,
+		func(*Config) string { return "" },
+		"everything that is there was wanted so"},
 	{annotation + "rootfs.mode",
 		func(c *Config) string { return string(c.RootMode()) },
 		func(c *Config, v string) error { return c.setOCIRootMode(RootMode(v)) },
@@ -113,18 +119,23 @@ func (c *Config) setOCIUser(text string) error {
 	return nil
 }
 
-// OCI returns the configuration as an OCI runtime specification, indented JSON: the content of config.json. A hostname
-// that is only the container's name is left out, so that a copy gets its own.
-func (c *Config) OCI() ([]byte, error) {
-	spec := c.Spec
-	spec.Annotations = maps.Clone(c.Spec.Annotations)
+// OCI returns the configuration as an OCI runtime specification, indented JSON: the content of config.json. What the
+// configuration leaves to a start is spelled out as a says; [ParseOCI] leaves it to the start again.
+func (c *Config) OCI(a Automatic) ([]byte, error) {
+	full, marks := c.spellOut(a)
+	spec := full.Spec
+	notes := map[string]string{}
+	maps.Copy(notes, c.Spec.Annotations)
 	for _, x := range extensions {
 		if v := x.get(c); v != x.absent(c) {
-			if spec.Annotations == nil {
-				spec.Annotations = map[string]string{}
-			}
-			spec.Annotations[x.key] = v
+			notes[x.key] = v
 		}
+	}
+	if marks != "" {
+		notes[ociAutomatic] = marks
+	}
+	if spec.Annotations = notes; len(notes) == 0 {
+		spec.Annotations = nil
 	}
 	if c.hasCustomaryDevices() {
 		leaveOutDevices(&spec)

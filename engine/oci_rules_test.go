@@ -142,7 +142,7 @@ func TestOCINormal(t *testing.T) {
 			t.Error(err)
 			continue
 		}
-		if text, err := config.OCI(); err != nil || !strings.Contains(string(text), c.want) {
+		if text, err := config.OCI(Automatic{}); err != nil || !strings.Contains(string(text), c.want) {
 			t.Errorf("%s of %s: want %s in (%v)\n%s", c.value, c.path, c.want, err, text)
 		}
 	}
@@ -173,7 +173,7 @@ func TestOCIDevices(t *testing.T) {
 			t.Errorf("%s has devices %q (%v)", x.value, c.Devices(), err)
 			continue
 		}
-		text, err := c.OCI()
+		text, err := c.OCI(Automatic{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -183,7 +183,7 @@ func TestOCIDevices(t *testing.T) {
 	}
 	twice := NewConfig()
 	twice.Spec.Linux.Resources.Devices = append(twice.Spec.Linux.Resources.Devices, twice.Spec.Linux.Resources.Devices[1])
-	text, err := twice.OCI()
+	text, err := twice.OCI(Automatic{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +198,7 @@ func TestOCIDevices(t *testing.T) {
 		if err := c.SetDevices(lines); err != nil {
 			t.Fatal(err)
 		}
-		text, err := c.OCI()
+		text, err := c.OCI(Automatic{})
 		if err != nil {
 			t.Fatal(err)
 		}

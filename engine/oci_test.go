@@ -88,7 +88,7 @@ func readsBack(t *testing.T, text []byte, want any) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, text)
 	}
-	out, err := c.OCI()
+	out, err := c.OCI(Automatic{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,7 +252,7 @@ func TestOCISettings(t *testing.T) {
 		if mode != RootReadOnly {
 			c.Spec.Annotations = map[string]string{"who": "a stranger"}
 		}
-		text, err := c.OCI()
+		text, err := c.OCI(Automatic{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -277,7 +277,7 @@ func TestOCIExtension(t *testing.T) {
 }
 
 func TestOCIDefault(t *testing.T) {
-	text, err := NewConfig().OCI()
+	text, err := NewConfig().OCI(Automatic{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -365,11 +365,13 @@ func TestOCIMinimum(t *testing.T) {
 
 // FuzzOCI: nothing panics, every refusal has an errno and a sentence, and whatever is taken reads back as itself.
 func FuzzOCI(f *testing.F) {
-	good, err := NewConfig().OCI()
-	if err != nil {
-		f.Fatal(err)
+	for _, a := range []Automatic{{}, everything} {
+		good, err := NewConfig().OCI(a)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(good)
 	}
-	f.Add(good)
 	f.Add(full(f))
 	f.Add([]byte(`{"ociVersion":"1.0.0","process":{"cwd":"/","args":["a"]},"root":{"path":"/x"},"linux":{"resources":{"cpu":{"shares":1}}}}`))
 	f.Add([]byte(`{"ociVersion":"1.0.0","linux":{"resources":{"memory":{"limit":-1,"kernel":-1},"cpu":{"quota":0}},"timeOffsets":{"":{}}}}`))
@@ -382,16 +384,18 @@ func FuzzOCI(f *testing.F) {
 			}
 			return
 		}
-		text, err := c.OCI()
-		if err != nil {
-			t.Fatal(err)
-		}
-		back, err := decodeOCI(text)
-		if err != nil {
-			t.Fatalf("%s is taken, but what it reads as is not: %v\n%s", data, err, text)
-		}
-		if !reflect.DeepEqual(back, c) {
-			t.Errorf("%s reads as\n%s\nwhich is another configuration", data, text)
+		for _, a := range []Automatic{{}, everything} {
+			text, err := c.OCI(a)
+			if err != nil {
+				t.Fatal(err)
+			}
+			back, err := decodeOCI(text)
+			if err != nil {
+				t.Fatalf("%s is taken, but what it reads as is not: %v\n%s", data, err, text)
+			}
+			if !reflect.DeepEqual(back, c) {
+				t.Errorf("%s reads as\n%s\nwhich is another configuration", data, text)
+			}
 		}
 	})
 }

@@ -175,13 +175,13 @@ var refused = []struct{ file, in, why string }{
 func TestIsolationRefused(t *testing.T) {
 	for _, x := range refused {
 		c := NewConfig()
-		before, _ := c.OCI()
+		before, _ := c.OCI(Automatic{})
 		_, err := isolation[x.file](c, x.in)
 		e, ok := errors.AsType[*Error](err)
 		if !ok || e.Errno != syscall.EINVAL || e.File != x.file || e.Cure == "" || !strings.Contains(err.Error(), x.why) {
 			t.Errorf("%s: %q gives %v, want EINVAL with %q and a cure", x.file, x.in, err, x.why)
 		}
-		if after, _ := c.OCI(); string(after) != string(before) {
+		if after, _ := c.OCI(Automatic{}); string(after) != string(before) {
 			t.Errorf("%s: %q was refused, and changed\n%s", x.file, x.in, after)
 		}
 	}
@@ -313,7 +313,7 @@ func TestIsolationTravels(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	text, err := c.OCI()
+	text, err := c.OCI(Automatic{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -342,7 +342,7 @@ func TestIsolationCloneIsApart(t *testing.T) {
 		c.SetNoNewPrivileges(false)
 	}
 	set(c)
-	before, _ := c.OCI()
+	before, _ := c.OCI(Automatic{})
 	join := fmt.Sprint(c.Extension)
 	d = c.Clone()
 	for _, x := range slices.Backward(taken) {
@@ -356,7 +356,7 @@ func TestIsolationCloneIsApart(t *testing.T) {
 	d.SetRlimit("as", "1")
 	d.SetNamespace("net", "z")
 	d.SetOOMScoreAdj(8)
-	if after, _ := c.OCI(); string(before) != string(after) || join != fmt.Sprint(c.Extension) {
+	if after, _ := c.OCI(Automatic{}); string(before) != string(after) || join != fmt.Sprint(c.Extension) {
 		t.Errorf("the original changed:\n%s", after)
 	}
 	if c.OOMScoreAdj() != 7 || c.NoNewPrivileges() || c.SetOOMScoreAdj(-1001) == nil || c.SetOOMScoreAdj(1001) == nil {
@@ -412,13 +412,13 @@ func fuzzView(f *testing.F, file string) {
 	keyed := file == "rlimits" || file == "sysctl" || file == "namespaces"
 	f.Fuzz(func(t *testing.T, text string) {
 		c := NewConfig()
-		before := fmt.Sprint(c.OCI())
+		before := fmt.Sprint(c.OCI(Automatic{}))
 		out, err := isolation[file](c, text)
 		if err != nil {
 			if e, ok := errors.AsType[*Error](err); !ok || e.Errno != syscall.EINVAL || e.Cure == "" {
 				t.Errorf("%q: %v is not a full refusal", text, err)
 			}
-			if fmt.Sprint(c.OCI()) != before {
+			if fmt.Sprint(c.OCI(Automatic{})) != before {
 				t.Errorf("%q was refused and changed something", text)
 			}
 			return

@@ -74,7 +74,7 @@ func TestSettings(t *testing.T) {
 // TestRefusedChangesNothing: a setter that refuses leaves the configuration alone.
 func TestRefusedChangesNothing(t *testing.T) {
 	c := NewConfig()
-	before, err := c.OCI()
+	before, err := c.OCI(Automatic{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func TestRefusedChangesNothing(t *testing.T) {
 			t.Errorf("got %v, want EINVAL", err)
 		}
 	}
-	after, err := c.OCI()
+	after, err := c.OCI(Automatic{})
 	if err != nil || string(after) != string(before) {
 		t.Errorf("a refused value changed the configuration (%v):\n%s", err, after)
 	}
@@ -130,7 +130,7 @@ func TestCloneIsApart(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	before, _ := c.OCI()
+	before, _ := c.OCI(Automatic{})
 	d := c.Clone()
 	d.SetCmd("a b")
 	d.SetEnv([]string{"A=1"})
@@ -143,7 +143,7 @@ func TestCloneIsApart(t *testing.T) {
 	d.SetCPUWeight(6)
 	d.SetCPUMax(5000, 50000)
 	d.SetStopSignal("INT")
-	after, _ := c.OCI()
+	after, _ := c.OCI(Automatic{})
 	if string(before) != string(after) {
 		t.Errorf("the original changed:\n%s", after)
 	}

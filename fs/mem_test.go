@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/ctrfs/ctrfs/engine"
 )
 
@@ -200,6 +202,10 @@ func (c *memContainer) Update(by engine.Caller, file string, live bool, change f
 	c.view.Config = cfg
 	c.gen.Add(1)
 	return nil
+}
+
+func (c *memContainer) Automatic() (engine.Automatic, error) {
+	return engine.Automatic{Seccomp: &specs.LinuxSeccomp{DefaultAction: specs.ActLog}}, nil
 }
 
 func (c *memContainer) Fail(err error) {

@@ -43,15 +43,23 @@ var processRows = []row{
 			func(c *engine.Config, n int64) error { return c.SetStopTimeout(int(n)) }),
 		help: "seconds from stop to KILL"},
 	{name: "config.json", shape: single, lines: true, def: "all of the defaults",
-		read: func(s source) (string, error) { return configJSON(s.view) }, set: setConfigJSON,
+		read: configJSON, set: setConfigJSON,
 		help: "the whole configuration as an OCI runtime specification; cp copies a container"},
 }
 
 func envText(c *engine.Config) string { return strings.Join(c.Env(), "\n") }
 
-// configJSON shows the hostname in force, as the hostname file does: each file of settings reads as what a start would use.
-func configJSON(v *engine.View) (string, error) {
-	text, err := v.Config.OCI()
+// configJSON spells out what is automatic: each file of settings reads as what a start would use. The default, which is read
+// without a container, leaves it automatic.
+func configJSON(s source) (string, error) {
+	var a engine.Automatic
+	if s.c != nil {
+		var err error
+		if a, err = s.c.Automatic(); err != nil {
+			return "", err
+		}
+	}
+	text, err := s.view.Config.OCI(a)
 	return string(text), err
 }
 

@@ -20,11 +20,7 @@ func filter(c *engine.Config) (*plan.Filter, error) {
 	case word == engine.SeccompUnconfined:
 		return nil, nil
 	case word == engine.SeccompDefault:
-		var caps []string
-		if c.Spec.Process.Capabilities != nil {
-			caps = c.Spec.Process.Capabilities.Bounding
-		}
-		f, err = seccomp.For(caps)
+		f, err = seccomp.For(boundingSet(c))
 	default:
 		text = "as configured"
 		f, err = seccomp.Compile(c.Spec.Linux.Seccomp)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -107,6 +108,25 @@ func (r *ranges) take() (uint32, error) {
 	}
 	return 0, &engine.Error{Op: "start", File: "uid_map", Errno: syscall.ENOSPC, Why: "every range of host ids is taken",
 		Cure: "remove containers, or give user " + subidUser + " more ids in /etc/subuid and /etc/subgid"}
+}
+
+// likely names a range that is free here at the moment, for a container that has none yet: the same one each time, as long as
+// nobody takes it. It stays free.
+func (r *ranges) likely(id string) (first uint32, ok bool) {
+	h := fnv.New64a()
+	h.Write([]byte(id))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.spans {
+		n := s.count / rangeSize
+		for i := range n {
+			first := uint32(s.first + (h.Sum64()%n+i)%n*rangeSize)
+			if !r.mine[first] {
+				return first, true
+			}
+		}
+	}
+	return 0, false
 }
 
 // give frees a range. Zero is none.

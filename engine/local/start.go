@@ -57,6 +57,7 @@ type starting struct {
 	around *surroundings
 	binds  []*os.File
 	plain  []bool // of each, whether it is no directory
+	found  *account
 	begun  bool
 	steps  []plan.Step
 }
@@ -124,6 +125,7 @@ func (s *starting) lookUpUser() error {
 		return err
 	}
 	next := s.view.Config.Clone()
+	s.found = &account{s.view.Config.Extension.User, *found}
 	found.Umask = next.Spec.Process.User.Umask
 	next.Spec.Process.User = *found
 	s.view.Config = next
@@ -310,6 +312,9 @@ func (s *starting) executed(r keeper.Running) {
 	c.rec.Started = true
 	if s.around.first != 0 {
 		c.rec.First = s.around.first // on disk with the exit; until then the process itself tells
+	}
+	if s.found != nil {
+		c.rec.Found = s.found // likewise
 	}
 	c.enter(engine.Running)
 }

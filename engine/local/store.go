@@ -50,6 +50,7 @@ type record struct {
 	Owners  map[string]engine.Owner `json:"owners,omitempty"` // files whose owner or mode somebody changed
 	Exit    engine.Exit             `json:"exit"`
 	First   uint32                  `json:"first_id,omitempty"` // of its range of host ids; 0 when it has none
+	Found   *account                `json:"found,omitempty"`    // the user that its last start looked up
 	Started bool                    `json:"started"`            // it has run at least once
 	KillAt  time.Time               `json:"kill_at,omitzero"`   // a stop is under way, and this is when KILL follows
 }

@@ -165,6 +165,15 @@ var asked = sync.OnceValue(func() (names []string) {
 	return slices.Compact(names)
 })
 
+// Profile returns the default profile for the capabilities of a bounding set on this machine.
+func Profile(caps []string) (*specs.LinuxSeccomp, error) {
+	kernel, err := running()
+	if err != nil {
+		return nil, err
+	}
+	return Default(caps, kernel)
+}
+
 // For returns the compiled default profile for the capabilities of a bounding set, CAP_CHOWN and so on, on this machine. It
 // compiles once for each set that makes a difference, in about a millisecond; after that it costs less than a microsecond.
 func For(caps []string) (*Filter, error) {
@@ -179,11 +188,7 @@ func For(caps []string) (*Filter, error) {
 	if have := defaults.byCaps[key]; have != nil {
 		return have, nil
 	}
-	kernel, err := running()
-	if err != nil {
-		return nil, err
-	}
-	profile, err := Default(caps, kernel)
+	profile, err := Profile(caps)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"os"
 	"path"
 	"slices"
 	"strconv"
@@ -226,7 +227,22 @@ func (c *Config) deviceNode(d deviceLine) specs.LinuxDevice {
 			return n
 		}
 	}
-	return specs.LinuxDevice{Path: d.node, Type: d.kind, Major: d.major, Minor: d.minor}
+	n := specs.LinuxDevice{Path: d.node, Type: d.kind, Major: d.major, Minor: d.minor}
+	if !d.customary() {
+		n.FileMode = new(nodeMode)
+	}
+	return n
+}
+
+// nodeMode is written down with a new node, because runtimes do not agree on what it is without: rules say who may use it.
+const nodeMode os.FileMode = 0o666
+
+// customary reports whether the node is one that every runtime supplies.
+func (d deviceLine) customary() bool {
+	return slices.ContainsFunc(defaultDevices, func(line string) bool {
+		o, err := parseDevice(line)
+		return err == nil && o.node == d.node && o.same(d)
+	})
 }
 
 func (d deviceLine) rule() specs.LinuxDeviceCgroup {

@@ -352,6 +352,14 @@ func (s *starting) explain(err error) error {
 	case plan.Exec:
 		out.Why = fmt.Sprintf("step %d, execute %s", f.Step+1, engine.Quote(x.Args[0]))
 		out.Cure = execCures[f.Errno]
+	case plan.User:
+		if f.Errno == syscall.EINVAL { // EINVAL of setresuid(2): user_namespaces(7)
+			out.File, out.Value, out.Err, out.Why = "user", fmt.Sprintf("%d:%d", x.UID, x.GID), nil, "the container's user namespace has no such user or group"
+			if len(x.Groups) > 0 {
+				out.Why += fmt.Sprintf(", or lacks one of the groups %v", x.Groups)
+			}
+			out.Cure = "name ids below 65536, or map them: see uid_map and gid_map"
+		}
 	case plan.Clone:
 		// What pid_namespaces(7) says of one whose first process is gone.
 		if pid := s.view.Config.Namespace(specs.PIDNamespace); f.Errno == syscall.ENOMEM && s.around.files[specs.PIDNamespace] != nil {

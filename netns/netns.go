@@ -1,19 +1,9 @@
-// Package netns makes network namespaces ahead of their use.
+// Package netns makes network namespaces that the host's user namespace owns, for containers that do without one of their own.
 //
-// # Model
+// A namespace is owned by its descriptor: it disappears with the last one, or with the last process in it. It is used once,
+// because a container may leave state behind in it: sockets in TIME_WAIT, counters, rules.
 //
-// A container without a network has a namespace of its own with nothing but lo in it. Making one costs half a millisecond,
-// and bringing up lo waits for the kernel's routing lock, which the teardown of other namespaces holds for tens of
-// milliseconds. Entering one that is there costs a microsecond. A [Pool] therefore keeps a few ready, made several at a time
-// in the background by one thread that goes into each new namespace and back.
-//
-// A namespace is owned by its descriptor: it disappears with the last one, or with the last process in it. It is used
-// once, because a container may leave state behind in it: sockets in TIME_WAIT, counters, rules.
-//
-// # Failure
-//
-// [Pool.Take] makes a namespace on the spot when none is ready. A thread that cannot go back to where it came from is
-// never used again.
+// Every other container's network namespace is made together with its user namespace, see launch.Namespaces.
 package netns
 
 import (
@@ -21,84 +11,12 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// Pool is a stock of ready namespaces.
-type Pool struct {
-	ready chan *os.File
-	low   chan struct{} // a Take left less than half
-	quit  chan struct{}
-	idle  sync.WaitGroup
-}
-
-// NewPool begins to stock size namespaces.
-func NewPool(size int) *Pool {
-	p := &Pool{ready: make(chan *os.File, size), low: make(chan struct{}, 1), quit: make(chan struct{})}
-	p.low <- struct{}{}
-	p.idle.Go(p.stock)
-	return p
-}
-
-// restockPause is how long the pool waits before it is filled again, so that this happens after a start and not during it.
-const restockPause = 3 * time.Millisecond
-
-// stock fills the pool whenever it is half empty, until it is closed or the machine refuses: then every Take makes its own,
-// or reports why not. It has a thread to itself, of the lowest priority, which ends with it.
-func (p *Pool) stock() {
-	runtime.LockOSThread()
-	unix.Setpriority(unix.PRIO_PROCESS, 0, 19) // nobody waits for the stock
-	for {
-		select {
-		case <-p.low:
-		case <-p.quit:
-			return
-		}
-		for len(p.ready) < cap(p.ready) {
-			ns, back, err := makeHere()
-			if err != nil {
-				if !back {
-					p.idle.Go(p.stock) // on a thread that is where it belongs
-				}
-				return
-			}
-			p.ready <- ns // nobody else puts any in
-		}
-	}
-}
-
-// Take returns a namespace with lo up, which becomes the caller's. Errors: EPERM, ENOSPC (the limit on namespaces), ENOMEM.
-func (p *Pool) Take() (*os.File, error) {
-	if len(p.ready) <= cap(p.ready)/2 {
-		time.AfterFunc(restockPause, func() {
-			select {
-			case p.low <- struct{}{}:
-			default:
-			}
-		})
-	}
-	select {
-	case ns := <-p.ready:
-		return ns, nil
-	default:
-		return New()
-	}
-}
-
-// Close gives back what is in stock. Nobody may Take any more.
-func (p *Pool) Close() {
-	close(p.quit)
-	p.idle.Wait()
-	close(p.ready)
-	for ns := range p.ready {
-		ns.Close()
-	}
-}
-
-// New makes a namespace with lo up.
+// New makes a namespace with lo up, which becomes the caller's. The work is done on a thread that goes there and back; one that
+// cannot come back is never used again. Errors: EPERM, ENOSPC (the limit on namespaces), ENOMEM.
 func New() (*os.File, error) {
 	type result struct {
 		ns  *os.File

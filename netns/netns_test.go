@@ -3,10 +3,7 @@ package netns
 import (
 	"net"
 	"os"
-	"os/exec"
 	"runtime"
-	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -58,14 +55,12 @@ func TestReadyNamespace(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	home := self(t)
-	p := NewPool(2)
-	defer p.Close()
-	a, err := p.Take()
+	a, err := New()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer a.Close()
-	b, err := p.Take()
+	b, err := New()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,19 +103,17 @@ func exchange(t *testing.T) {
 	}
 }
 
-// TestThreadsStayHome: after the pool has worked, no thread of the process is left in another namespace.
+// TestThreadsStayHome: afterwards no thread of the process is left in another namespace.
 func TestThreadsStayHome(t *testing.T) {
 	requireRoot(t)
 	home := self(t)
-	p := NewPool(4)
 	for range 20 {
-		ns, err := p.Take()
+		ns, err := New()
 		if err != nil {
 			t.Fatal(err)
 		}
 		ns.Close()
 	}
-	p.Close()
 	if away := strays(t, home); away != "" {
 		t.Error(away)
 	}
@@ -143,37 +136,10 @@ func strays(t *testing.T, home string) string {
 	return out
 }
 
-// TestNothingIsKept: a closed pool holds no descriptor.
-func TestNothingIsKept(t *testing.T) {
-	requireRoot(t)
-	count := func() int {
-		out, err := exec.Command("sh", "-c", "ls -l /proc/"+strconv.Itoa(os.Getpid())+"/fd | grep -c net:").Output()
-		if err != nil && strings.TrimSpace(string(out)) != "0" {
-			t.Fatal(err)
-		}
-		return len(strings.TrimLeft(strings.TrimSpace(string(out)), "0"))
-	}
-	p := NewPool(3)
-	ns, err := p.Take()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if count() == 0 {
-		t.Error("the test cannot see a namespace's descriptor")
-	}
-	ns.Close()
-	p.Close()
-	if count() != 0 {
-		t.Error("a closed pool holds namespaces")
-	}
-}
-
-func BenchmarkTake(b *testing.B) {
+func BenchmarkNew(b *testing.B) {
 	requireRoot(b)
-	p := NewPool(8)
-	defer p.Close()
 	for b.Loop() {
-		ns, err := p.Take()
+		ns, err := New()
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -242,9 +242,6 @@ func (p *Program) leave() {
 	p.call(failNow, num(int(left)))
 }
 
-// whatever lets every error pass.
-func (c *call) whatever() *call { return c.on(0, 0) }
-
 // orElse keeps the error for failNow and goes on.
 func (c *call) orElse(errno syscall.Errno) *call {
 	c.on(errno, 0)

@@ -201,15 +201,18 @@ func (c *container) Update(by engine.Caller, file string, live bool, change func
 			return err
 		}
 	}
-	if !sameNamespaces(next, v.Config) {
-		defer c.unpin()
-	}
 	if next.Rootfs() != v.Config.Rootfs() {
 		if err := c.e.roots.Check(next.Rootfs()); err != nil {
 			return err
 		}
 	}
-	return c.commit(v.Config, next)
+	if err := c.commit(v.Config, next); err != nil {
+		return err
+	}
+	if !sameNamespaces(next, v.Config) {
+		c.unpin()
+	}
+	return nil
 }
 
 // commit applies a configuration to the groups, keeps it, and takes it. What was applied is taken back when it cannot be

@@ -79,6 +79,11 @@ var extensions = []extension{
 		func(c *Config, v string) error { return c.setJoins(v) },
 		func(*Config) string { return "" },
 		"what `linux.namespaces` says"},
+	{annotation + "mounts.existing",
+		(*Config).ociExisting,
+		(*Config).setOCIExisting,
+		func(*Config) string { return "" },
+		"every missing target of a mount is made"},
 	{annotation + "devices",
 		func(c *Config) string {
 			if c.hasCustomaryDevices() {
@@ -140,6 +145,7 @@ func (c *Config) OCI(a Automatic) ([]byte, error) {
 	if c.hasCustomaryDevices() {
 		leaveOutDevices(&spec)
 	}
+	spec.Mounts = plainMounts(spec.Mounts)
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false) // people read it: cmd is full of < and &

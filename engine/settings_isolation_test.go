@@ -106,7 +106,7 @@ var taken = []struct{ file, in, out string }{
 	{"mounts", "tmpfs /tmp tmpfs size=64M,mode=1777,nosuid,nodev 0 0", "="}, {"mounts", "tmpfs /tmp tmpfs defaults 0", "tmpfs /tmp tmpfs defaults 0 0"},
 	{"mounts", `/a\040b /c\011d\134e none bind 0 0`, "="}, {"mounts", `/a\x /b\041 none bind 0 0`, `/a\134x /b! none bind 0 0`},
 	{"mounts", "x /p proc hidepid=2,subset=pid 0 0\nx /s sysfs ro 0 0\nx /m mqueue noexec 0 0\nx /c cgroup ro,relatime 0 0", "="},
-	{"mounts", `\043x /t tmpfs ro 0 0`, "="}, {"mounts", "/a /b none bind,x-mount.mkdir=0700,rshared,noatime,nosymfollow 0 0", "="}, {"mounts", "", ""},
+	{"mounts", `\043x /t tmpfs ro 0 0`, "="}, {"mounts", "/a /b none bind,rshared,noatime,nosymfollow,x-mount.mkdir 0 0", "="}, {"mounts", "", ""},
 	{"devices", "c 1:3 rwm /dev/null", "="}, {"devices", "a", "a *:* rwm"}, {"devices", "b 8:* mr", "b 8:* rm"}, {"devices", "", ""},
 	{"devices", `c 10:229 rw /dev/fu\040se` + "\nc *:* m", "="}, {"devices", "c 1:3 - /dev/null", "="},
 	{"devices", "c 1:3 r /dev/a\nc 1:3 r /dev/b", "="},

@@ -113,8 +113,6 @@ func optionsFault(kind string, fs mountType, options []string) (why, cure string
 			if what = bindFlags[o]; what == "" {
 				what = o
 			}
-		case name == "x-mount.mkdir" && has && isOctal(value):
-			what = mountFlags[name]
 		case valid != nil && has && valid(value):
 			what = name
 		case valid != nil:
@@ -148,6 +146,9 @@ func parseMount(line string) (specs.Mount, error) {
 		if o != "" && o != "defaults" {
 			m.Options = append(m.Options, o)
 		}
+	}
+	if i := slices.Index(m.Options, mkdirOption); i >= 0 { // last, as config.json has to put it back
+		m.Options = append(slices.Delete(m.Options, i, i+1), mkdirOption)
 	}
 	if isBind(m) {
 		m.Type = "none"

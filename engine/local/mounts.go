@@ -116,6 +116,14 @@ func explainMount(f *launch.Failure, steps []plan.Step) error {
 	return out
 }
 
+// targetCures says what to do about a mount that finds no place in the root.
+var targetCures = map[syscall.Errno]string{
+	syscall.ENOENT:  "make the target in the root first, or add the option x-mount.mkdir",
+	syscall.ENOTDIR: "a directory goes on a directory, and a file on a file",
+	syscall.EINVAL:  "a directory goes on a directory, and a file on a file",
+	syscall.ELOOP:   "choose a target that is not behind such a link",
+}
+
 // mountCures says what to do about a mount that cannot be made or taken away.
 var mountCures = map[syscall.Errno]string{
 	syscall.EBUSY:  "something in the container uses it: end that first",

@@ -352,6 +352,8 @@ func (s *starting) explain(err error) error {
 	case plan.Exec:
 		out.Why = fmt.Sprintf("step %d, execute %s", f.Step+1, engine.Quote(x.Args[0]))
 		out.Cure = execCures[f.Errno]
+	case plan.Bind, plan.Mount:
+		out.Cure = targetCures[f.Errno]
 	case plan.User:
 		if f.Errno == syscall.EINVAL { // EINVAL of setresuid(2): user_namespaces(7)
 			out.File, out.Value, out.Err, out.Why = "user", fmt.Sprintf("%d:%d", x.UID, x.GID), nil, "the container's user namespace has no such user or group"

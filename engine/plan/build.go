@@ -2,6 +2,7 @@ package plan
 
 import (
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -94,15 +95,22 @@ func Build(c *engine.Config, h Host) ([]Step, error) {
 	return append(steps, Exec{candidates(spec.Process), spec.Process.Args, spec.Process.Env}), nil
 }
 
-// files are the steps that make the container's view of files. The new procfs and sysfs come before the old root goes: a
-// kernel that lets a user namespace mount them wants to see that the old ones were visible.
+// basic are the places that a system's own file systems have: those of the customary mounts, whatever is mounted there.
+var basic = []string{"/proc", "/sys", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"}
+
+// files are the steps that make the container's view of files, in the order of the configuration: what is mounted on /dev
+// belongs below /dev/pts. Only procfs and sysfs come before the old root goes: a kernel that lets a user namespace mount
+// them wants to see that the old ones were visible.
 func files(c *engine.Config, h Host, n namespaces, devices []Device, inside []Step) []Step {
 	spec := &c.Spec
-	more := c.AdditionalMounts()
-	customary := Without(spec.Mounts, more)
 	var steps, early, late []Step
-	for _, m := range customary {
-		attr, options := split(m.Options)
+	bind := 0
+	for _, m := range spec.Mounts {
+		o := ParseMountOptions(m.Options)
+		if o.Bind || !slices.Contains(basic, path.Clean(m.Destination)) {
+			late = append(late, additional(m, h, &bind))
+			continue
+		}
 		target := path.Clean(m.Destination)
 		kernel := m.Type == "proc" || m.Type == "sysfs"
 		if shows, ok := shown[m.Type]; ok && !n.owns(shows) {
@@ -114,8 +122,7 @@ func files(c *engine.Config, h Host, n namespaces, devices []Device, inside []St
 			continue
 		}
 		// A link in the place of /proc, /sys or /dev can only be meant to deceive.
-		strict := kernel || strings.HasPrefix(target+"/", "/dev/")
-		step := Mount{Type: m.Type, Source: m.Source, Target: target, Attr: attr, Options: options, Strict: strict}
+		step := Mount{Type: m.Type, Source: m.Source, Target: target, Attr: o.Attr, Options: o.Rest, Propagation: o.Propagation, Strict: true}
 		if kernel {
 			early = append(early, step)
 		} else {
@@ -138,10 +145,6 @@ func files(c *engine.Config, h Host, n namespaces, devices []Device, inside []St
 	steps = append(steps, early...)
 	steps = append(steps, DropOldRoot{})
 	steps = append(steps, late...)
-	bind := 0
-	for _, m := range more {
-		steps = append(steps, additional(m, h, &bind))
-	}
 	steps = append(steps, PlaceDevices{devices})
 	for _, l := range deviceLinks {
 		steps = append(steps, l)

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -115,6 +116,27 @@ func TestOrder(t *testing.T) {
 		{"connect stdin", "close every other", "the log is one of the others until then"},
 		{"set no_new_privs", "execute", ""},
 		{"close every other", "execute", ""},
+	})
+}
+
+// TestForeignMounts: where another tool's configuration mounts a system's own file systems with other options, they still
+// come in their order, and procfs and sysfs while they may.
+func TestForeignMounts(t *testing.T) {
+	c := configured(t, func(c *engine.Config) {
+		mounts := c.Spec.Mounts
+		for i := range mounts {
+			mounts[i].Options = slices.DeleteFunc(slices.Clone(mounts[i].Options), func(o string) bool { return o == "noexec" })
+		}
+		c.Spec.Mounts = append(mounts, specs.Mount{Destination: "/data", Type: "none", Source: "/srv", Options: []string{"bind"}})
+	})
+	checkOrder(t, c, testHost, []orderRule{
+		{"mount proc", "detach the host", ""},
+		{"mount sysfs", "detach the host", ""},
+		{"detach the host", "mount tmpfs on /dev", ""},
+		{"mount tmpfs on /dev", "mount devpts on /dev/pts", "else it hides it"},
+		{"mount devpts", "mount tmpfs on /dev/shm", ""},
+		{"mount mqueue", "bind /srv", ""},
+		{"bind /srv", "bind the host's /dev/null", ""},
 	})
 }
 

@@ -6,6 +6,10 @@
 // parsing and no network, so that nothing but its few hundred lines can take the containers' parent away. The server may
 // be killed at any moment: the keeper tells the next one what lives and what has exited meanwhile.
 //
+// It also does what takes a child, and holds what must outlive a server: it makes namespaces, runs small programs in those of
+// a container (a mount that is added while it runs), and holds the namespaces that others have entered and the file by which
+// ranges of ids are claimed on this machine ([ClaimsFile]).
+//
 // Both speak over a pair of sequenced-packet sockets, one fixed-size [message] a packet, descriptors as SCM_RIGHTS:
 //
 //	server                                   keeper

@@ -7,6 +7,12 @@
 // the launch, engine/keeper for the processes. It alone decides about state. A container's record on disk is its
 // configuration and its last exit; whether it runs is never written down, but asked of the keeper, who knows.
 //
+// # Namespaces and ids
+//
+// A start takes a user namespace and a network namespace that it owns from a stock (stock.go), with a range of host ids that
+// is the container's until it is removed (ids.go). The range is in its record from its first exit on; while it runs, its
+// process tells. Namespaces that others enter are pinned (pins.go).
+//
 // # Failure
 //
 // A refused operation has changed nothing: what a start made is undone in reverse order. After a crash, [New] reads

@@ -30,8 +30,8 @@ func (c *Config) Caps() []string {
 	return slices.Sorted(slices.Values(c.Spec.Process.Capabilities.Bounding))
 }
 
-// SetCaps sets the bounding, the permitted and the effective set alike. The inheritable and the ambient set stay empty: for
-// a user who is not root, the plan derives the ambient one. A word is CAP_X or X, all or none, in either case; with + or
+// SetCaps sets the bounding, the permitted and the effective set alike. The inheritable and the ambient set stay empty: a
+// user who is not root has no capability unless config.json names an ambient one. A word is CAP_X or X, all or none, in either case; with + or
 // - it adds to or takes from what there is. A list that begins so changes the present set.
 func (c *Config) SetCaps(items []string) error {
 	words := strings.Fields(strings.Join(items, " "))

@@ -1,0 +1,56 @@
+package security
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/ctrfs/ctrfs/test"
+)
+
+// What a container's root has of the world, as one text: its namespaces, its identity, its rights, the calls that are open to it,
+// and the files of the host's that it can open. Whatever changes here changes what ctrfs promises.
+func TestSurface(t *testing.T) {
+	g := mounted(t)
+	program := filepath.Join(test.CacheDir(), "under-test", "probe")
+	build := exec.Command("go", "build", "-o", program, "./probe")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", build, err, out)
+	}
+	private := g.Base + "/private"
+	must(t, os.Mkdir(private, 0o755))
+	must(t, os.WriteFile(private+"/private", []byte("words of root's\n"), 0o600))
+
+	var host []string
+	kinds, err := os.ReadDir("/proc/self/ns")
+	must(t, err)
+	for _, kind := range kinds {
+		link, err := os.Readlink("/proc/self/ns/" + kind.Name())
+		must(t, err)
+		host = append(host, link)
+	}
+	// Not as PID 1, whom the kernel spares from some things, and not with a number that exists inside.
+	cmd := fmt.Sprintf("sh -c '/probe/probe %d %s; true'", os.Getpid(), strings.Join(host, " "))
+	mounts := fmt.Sprintf("%s /probe none bind,ro,x-mount.mkdir\n%s/private /private none bind,x-mount.mkdir\n%s /shown none bind,idmap,ro,x-mount.mkdir\ncgroup /cgroup cgroup x-mount.mkdir",
+		filepath.Dir(program), private, private)
+	root := g.freshRoot("surface")
+	must(t, os.WriteFile(root+"/private", nil, 0o644))
+	o := g.run("c", root, cmd, "mounts", mounts)
+	want, err := os.ReadFile("testdata/surface.txt")
+	must(t, err)
+	if o.exit != "0" || o.log+"\n" != string(want) {
+		t.Errorf("wanted\n%s\ngot %v", want, o)
+	}
+	// The probe finds what is open: it takes all three defences to close it.
+	o = g.run("open", root, cmd, "mounts", mounts, "seccomp", "unconfined", "caps", "all", "namespaces", "pid host")
+	for _, line := range []string{"pid: the host's", "Seccomp: 0", "unshare mnt: allowed", "clone into a user namespace: allowed", "mount: allowed", "open_tree: allowed",
+		"keyctl: EINVAL", "TIOCSTI: ENOTTY", "sethostname: allowed", "signal a process outside: EPERM", "see a process outside: allowed"} {
+		if !strings.Contains(o.log, "  "+line+"\n") {
+			t.Errorf("with everything open, there is no %q: this test shows nothing\n%v", line, o)
+		}
+	}
+}

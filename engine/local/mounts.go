@@ -15,13 +15,16 @@ import (
 )
 
 // openBinds prepares the trees of the host that a configuration mounts, in order, and says of each whether it is no directory.
-func (c *container) openBinds(mounts []specs.Mount, ids *overlay.IDs) (trees []*os.File, plain []bool, err error) {
+func (c *container) openBinds(config *engine.Config, mounts []specs.Mount, ids *overlay.IDs) (trees []*os.File, plain []bool, err error) {
 	for _, m := range plan.Binds(mounts) {
 		o := plan.ParseMountOptions(m.Options)
 		options := overlay.BindOptions{Recursive: o.Recursive, Attr: o.Attr, AttrRecursive: true, Propagation: o.Propagation,
 			PropagationRecursive: o.PropagationRecursive}
 		if o.IDMap {
 			options.IDs = ids
+		}
+		if plan.NoDev(config, ids != nil) {
+			options.Attr |= unix.MOUNT_ATTR_NODEV
 		}
 		tree, err := c.e.roots.Bind(m.Source, options)
 		if err != nil {
@@ -94,12 +97,12 @@ func (c *container) change(config *engine.Config, before, after []specs.Mount) (
 			return nil, err
 		}
 	}
-	_, binds := plan.Change(before, after, plan.Host{}, own)
-	var plain []bool
-	if files.Binds, plain, err = c.openBinds(binds, ids); err != nil {
+	h := plan.Host{NoDev: plan.NoDev(config, ids != nil)}
+	_, binds := plan.Change(before, after, h, own)
+	if files.Binds, h.BindFiles, err = c.openBinds(config, binds, ids); err != nil {
 		return nil, err
 	}
-	steps, _ := plan.Change(before, after, plan.Host{BindFiles: plain}, own)
+	steps, _ := plan.Change(before, after, h, own)
 	program, err := launch.Assemble(steps, files)
 	if err == nil {
 		err = c.e.keeper.Perform(program)

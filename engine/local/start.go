@@ -80,7 +80,7 @@ func (s *starting) run() error {
 	if err = s.lookUpUser(); err != nil {
 		return err
 	}
-	s.binds, s.plain, err = c.openBinds(s.view.Config.AdditionalMounts(), s.around.ids)
+	s.binds, s.plain, err = c.openBinds(s.view.Config, s.view.Config.AdditionalMounts(), s.around.ids)
 	defer closeFiles(s.binds)
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/ctrfs/ctrfs/engine"
 )
@@ -21,6 +22,7 @@ type Host struct {
 	Joined map[specs.LinuxNamespaceType]string
 	// BindFiles says of each bind mount of the configuration, in order, whether its source is no directory.
 	BindFiles []bool
+	NoDev     bool   // mounts open no devices; see [NoDev]
 	IDs       string // the mapping of the new user namespace, in words
 	LastCap   int    // the highest capability that the kernel knows, /proc/sys/kernel/cap_last_cap
 	NoFile    uint64 // the hard RLIMIT_NOFILE that can be given
@@ -68,6 +70,7 @@ func Build(c *engine.Config, h Host) ([]Step, error) {
 		return nil, err
 	}
 	n := namespaces{spec.Linux.Namespaces, h}
+	h.NoDev = NoDev(c, n.apartFromHost())
 	steps := n.enter(rights.outside)
 	steps = append(steps, Guard{}, JoinCgroup{h.Cgroup, h.Limits})
 	if n.isNew(specs.CgroupNamespace) {
@@ -123,6 +126,9 @@ func files(c *engine.Config, h Host, n namespaces, devices []Device, inside []St
 		}
 		// A link in the place of /proc, /sys or /dev can only be meant to deceive.
 		step := Mount{Type: m.Type, Source: m.Source, Target: target, Attr: o.Attr, Options: o.Rest, Propagation: o.Propagation, Strict: true}
+		if h.NoDev && m.Type != "devpts" { // where nobody makes nodes
+			step.Attr |= unix.MOUNT_ATTR_NODEV
+		}
 		if kernel {
 			early = append(early, step)
 		} else {

@@ -35,6 +35,13 @@ type Device struct {
 	UID, GID     uint32 // ids, in the container, of who has an own node
 }
 
+// NoDev reports whether every mount of a container is one on which device nodes open nothing, whatever its options say. So it
+// is where a node that is made with mknod(2) would be one: with the host's user namespace. Then the nodes that a container gets
+// are all that it can open, unless its devices allow everything.
+func NoDev(c *engine.Config, ownIDs bool) bool {
+	return !ownIDs && !slices.Contains(c.Devices(), "a *:* rwm")
+}
+
 // Number prints the device's type and number as devices.list of the devices controller does.
 func (d Device) Number() string { return fmt.Sprintf("%c %d:%d", d.Kind, d.Major, d.Minor) }
 

@@ -83,6 +83,9 @@ func additional(m specs.Mount, h Host, bind *int) Step {
 		return Bind{at, m.Source, target, file, o.Create, strings.Join(m.Options, ",")}
 	}
 	s := Mount{Type: m.Type, Source: m.Source, Target: target, Attr: o.Attr, Options: o.Rest, Exists: !o.Create, Propagation: o.Propagation}
+	if h.NoDev {
+		s.Attr |= unix.MOUNT_ATTR_NODEV
+	}
 	if m.Type == "cgroup" {
 		// The second version is the only one that shows a container its own groups and nothing else. Unless asked for, not to
 		// write to: that is delegation.

@@ -119,6 +119,20 @@ func TestOrder(t *testing.T) {
 	})
 }
 
+// TestMountFlags: no option that any mount takes is handed to the file system, which would refuse it, or ignored.
+func TestMountFlags(t *testing.T) {
+	c := engine.NewConfig()
+	for _, o := range strings.Fields("ro rw suid nosuid dev nodev exec noexec relatime noatime strictatime diratime nodiratime symfollow nosymfollow") {
+		if err := c.SetMounts([]string{"none /x tmpfs " + o + " 0 0"}); err != nil {
+			t.Fatal(err)
+		}
+		attr, rest := split([]string{o})
+		if len(rest) > 0 || strings.HasPrefix(o, "no") != (attr != 0 && o != "ro" && o != "strictatime") {
+			t.Errorf("%s: attributes %#x, left to the file system: %q", o, attr, rest)
+		}
+	}
+}
+
 // TestForeignMounts: where another tool's configuration mounts a system's own file systems with other options, they still
 // come in their order, and procfs and sysfs while they may.
 func TestForeignMounts(t *testing.T) {

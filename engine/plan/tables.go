@@ -20,7 +20,9 @@ var attributes = []struct {
 	{"noatime", unix.MOUNT_ATTR_NOATIME},
 	{"strictatime", unix.MOUNT_ATTR_STRICTATIME},
 	{"nodiratime", unix.MOUNT_ATTR_NODIRATIME},
-	{"rw", 0},
+	{"nosymfollow", unix.MOUNT_ATTR_NOSYMFOLLOW},
+	// What a mount is anyway.
+	{"rw", 0}, {"suid", 0}, {"dev", 0}, {"exec", 0}, {"diratime", 0}, {"symfollow", 0},
 	{"relatime", 0}, // the kernel's default
 }
 

@@ -190,7 +190,7 @@ func TestIsolationRefused(t *testing.T) {
 // TestIsolationClashes: what no single setting can see is refused for the configuration, with the cure.
 func TestIsolationClashes(t *testing.T) {
 	for _, x := range []struct{ writes, why string }{
-		{"namespaces:mnt host", "own tree"}, {"namespaces:mnt other", "own tree"}, {"namespaces:mnt /run/x;namespaces:user host", "own tree"}, {"namespaces:uts host;hostname:x", "rename others"}, {"namespaces:uts other;hostname:x", "rename others"},
+		{"namespaces:mnt host", "own tree"}, {"namespaces:time other", "memory of its own"}, {"namespaces:time /run/x", "memory of its own"}, {"namespaces:mnt other", "own tree"}, {"namespaces:mnt /run/x;namespaces:user host", "own tree"}, {"namespaces:uts host;hostname:x", "rename others"}, {"namespaces:uts other;hostname:x", "rename others"},
 		{"namespaces:user host;uid_map:0 1 1", "has a map"}, {"namespaces:user /x;gid_map:0 1 1", "has a map"},
 		{"namespaces:net host;sysctl:net.ipv4.ip_forward 1", "network"}, {"namespaces:ipc host;sysctl:kernel.sem 1", "own limits"},
 		{"namespaces:uts host;sysctl:kernel.domainname x", "domain"},

@@ -188,6 +188,13 @@ var impossible = []struct {
 	{specs.MountNamespace, true, "namespaces", func(c *Config) string { return "mnt " + c.Namespace(specs.MountNamespace).String() },
 		"the container's root and mounts would be made in this machine's own tree, or in another's",
 		"keep mnt new; to work on this machine's files, bind them: echo '/ /host none rbind 0 0' > mounts"},
+	{specs.TimeNamespace, true, "namespaces", func(c *Config) string {
+		if choice := c.Namespace(specs.TimeNamespace); !choice.Host {
+			return "time " + choice.String()
+		}
+		return ""
+	}, "the kernel lets only a process with memory of its own enter one that exists, and a start borrows the keeper's",
+		"write new, or host; config.json takes linux.timeOffsets"},
 	{specs.UTSNamespace, true, "hostname", func(c *Config) string { return c.Spec.Hostname },
 		"without a uts namespace of its own, the container would rename others",
 		"empty hostname first, or write 'uts new' into namespaces"},

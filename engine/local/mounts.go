@@ -88,6 +88,10 @@ func (c *container) change(config *engine.Config, before, after []specs.Mount) (
 			files.Mounts = f
 			continue
 		}
+		if hostsOwn(f, n.Name) { // another container's that is the host's
+			f.Close()
+			continue
+		}
 		files.Join[n.Type], own[n.Type] = f, true
 	}
 	var ids *overlay.IDs

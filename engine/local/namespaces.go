@@ -71,6 +71,11 @@ func (c *container) surround(config *engine.Config) (*surroundings, error) {
 		if err != nil {
 			return s, err
 		}
+		if hostsOwn(f, n.Name) {
+			f.Close()
+			s.joined[n.Type] = plan.OfHost
+			continue
+		}
 		s.files[n.Type] = f
 	}
 	if s.joined[specs.UserNamespace] == "" {
@@ -88,6 +93,12 @@ func (c *container) surround(config *engine.Config) (*surroundings, error) {
 		}
 	}
 	return s, nil
+}
+
+// hostsOwn reports whether a namespace is the one that ctrfs itself is in, which another container may share with the host.
+func hostsOwn(f *os.File, kind string) bool {
+	var is, own unix.Stat_t
+	return unix.Fstat(int(f.Fd()), &is) == nil && unix.Stat("/proc/self/ns/"+kind, &own) == nil && is.Dev == own.Dev && is.Ino == own.Ino
 }
 
 // settle takes quarters: from the stock for a container that has no ids yet, with its own ids otherwise.

@@ -92,7 +92,7 @@ func rightsOf(spec *specs.Spec, h Host) (r rights, err error) {
 	if err = r.labels(p, h); err != nil {
 		return r, err
 	}
-	settings, err := sysctls(spec)
+	settings, err := sysctls(spec, h)
 	if err != nil {
 		return r, err
 	}

@@ -43,7 +43,7 @@ var namespaced = []struct {
 
 // sysctls are the steps for the kernel parameters. Their names are checked again here, right where they become paths of the
 // kernel's, however the configuration came about: one of the host's, such as kernel.core_pattern, is a way out.
-func sysctls(spec *specs.Spec) ([]Step, error) {
+func sysctls(spec *specs.Spec, h Host) ([]Step, error) {
 	if len(spec.Linux.Sysctl) == 0 {
 		return nil, nil
 	}
@@ -57,7 +57,7 @@ func sysctls(spec *specs.Spec) ([]Step, error) {
 		if strings.ContainsAny(value, "\x00\n") {
 			return nil, engine.Invalid("sysctl", value, "a NUL byte or a line break", "write the value on one line")
 		}
-		if !owned(name, spec.Linux.Namespaces) {
+		if !owned(name, spec.Linux.Namespaces, h) {
 			return nil, &engine.Error{Op: "start", File: "sysctl", Value: name, Errno: syscall.EINVAL,
 				Why: "it belongs to the host, or to a namespace that the container has not for itself", Cure: "set it on the host"}
 		}
@@ -66,11 +66,11 @@ func sysctls(spec *specs.Spec) ([]Step, error) {
 	return steps, nil
 }
 
-// owned reports whether a parameter belongs to one of the namespaces.
-func owned(name string, namespaces []specs.LinuxNamespace) bool {
+// owned reports whether a parameter belongs to one of the namespaces. One of another container's may turn out to be the host's.
+func owned(name string, namespaces []specs.LinuxNamespace, h Host) bool {
 	for _, row := range namespaced {
 		if name == row.name || strings.HasSuffix(row.name, ".") && strings.HasPrefix(name, row.name) {
-			return slices.ContainsFunc(namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == row.in })
+			return h.Joined[row.in] != OfHost && slices.ContainsFunc(namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == row.in })
 		}
 	}
 	return false

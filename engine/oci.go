@@ -46,7 +46,7 @@ var extensions = []extension{
 	{annotation + "stop.signal",
 		func(c *Config) string { return c.StopSignal() },
 		func(c *Config, v string) error { return c.SetStopSignal(v) },
-		func(*Config) string { return NewConfig().StopSignal() },
+		func(*Config) string { return fresh().StopSignal() },
 		"`TERM`"},
 	{annotation + "stop.timeout",
 		func(c *Config) string { return strconv.Itoa(c.StopTimeout()) },
@@ -57,7 +57,7 @@ var extensions = []extension{
 			}
 			return c.SetStopTimeout(int(n))
 		},
-		func(*Config) string { return strconv.Itoa(NewConfig().StopTimeout()) },
+		func(*Config) string { return strconv.Itoa(fresh().StopTimeout()) },
 		"`10`"},
 	{annotation + "user",
 		func(c *Config) string { return c.Extension.User },
@@ -177,7 +177,7 @@ func decodeOCI(data []byte) (*Config, error) {
 	if err := ociRoot().known("", tree); err != nil {
 		return nil, err
 	}
-	c := &Config{Extension: NewConfig().Extension}
+	c := &Config{Extension: fresh().Extension}
 	if err := json.Unmarshal(data, &c.Spec); err != nil {
 		return nil, ociTypeError(err)
 	}

@@ -3,6 +3,7 @@ package engine
 import (
 	"reflect"
 	"slices"
+	"sync"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -11,12 +12,15 @@ import (
 // all, because the devices file does, and they can be taken away there. So config.json leaves them out, like every other
 // tool's, unless the container has others: then it lists them all, and the annotation below says that there are no more.
 
+// fresh is the configuration of a new container, to compare with: nobody changes it.
+var fresh = sync.OnceValue(NewConfig)
+
 // ociDevicesListed is the value of the annotation.
 const ociDevicesListed = "listed"
 
 // hasCustomaryDevices reports whether the devices begin with the customary ones, so that config.json can leave them out.
 func (c *Config) hasCustomaryDevices() bool {
-	fresh := NewConfig().Spec.Linux
+	fresh := fresh().Spec.Linux
 	nodes, rules := c.Spec.Linux.Devices, c.Spec.Linux.Resources.Devices
 	n, r := len(fresh.Devices), len(fresh.Resources.Devices)
 	return len(nodes) >= n && len(rules) >= r && reflect.DeepEqual(nodes[:n], fresh.Devices) && reflect.DeepEqual(rules[:r], fresh.Resources.Devices) &&
@@ -25,7 +29,7 @@ func (c *Config) hasCustomaryDevices() bool {
 
 // repeatsDevices reports whether a customary device is among others, too.
 func repeatsDevices(nodes []specs.LinuxDevice, rules []specs.LinuxDeviceCgroup) bool {
-	fresh := NewConfig().Spec.Linux
+	fresh := fresh().Spec.Linux
 	return slices.ContainsFunc(nodes, func(n specs.LinuxDevice) bool { return hasNode(fresh.Devices, n.Path) }) ||
 		slices.ContainsFunc(rules, func(r specs.LinuxDeviceCgroup) bool { return hasRule(fresh.Resources.Devices[1:], r) })
 }
@@ -40,7 +44,7 @@ func hasRule(all []specs.LinuxDeviceCgroup, rule specs.LinuxDeviceCgroup) bool {
 
 // leaveOutDevices takes the customary devices out of a copy of the specification; the rule that nothing else is allowed stays.
 func leaveOutDevices(spec *specs.Spec) {
-	fresh := NewConfig().Spec.Linux
+	fresh := fresh().Spec.Linux
 	linux, resources := *spec.Linux, *spec.Linux.Resources
 	linux.Resources = &resources
 	linux.Devices = linux.Devices[len(fresh.Devices):]
@@ -54,7 +58,7 @@ func (c *Config) setOCIDevices(listed string) error {
 	if listed != "" {
 		return oneOf(listed, ociDevicesListed)
 	}
-	fresh := NewConfig().Spec.Linux
+	fresh := NewConfig().Spec.Linux // a copy to change
 	own := c.Spec.Linux
 	given := deviceRules(own.Resources.Devices)
 	nodes := slices.DeleteFunc(fresh.Devices, func(n specs.LinuxDevice) bool { return hasNode(own.Devices, n.Path) })

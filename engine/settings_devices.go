@@ -239,10 +239,8 @@ const nodeMode os.FileMode = 0o666
 
 // customary reports whether the node is one that every runtime supplies.
 func (d deviceLine) customary() bool {
-	return slices.ContainsFunc(defaultDevices, func(line string) bool {
-		o, err := parseDevice(line)
-		return err == nil && o.node == d.node && o.same(d)
-	})
+	line := fmt.Sprintf("%s %d:%d rwm %s", d.kind, d.major, d.minor, d.node)
+	return slices.Contains(defaultDevices, line)
 }
 
 func (d deviceLine) rule() specs.LinuxDeviceCgroup {

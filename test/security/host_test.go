@@ -64,7 +64,7 @@ func TestSettingsBesideRoot(t *testing.T) {
 func (g *ground) settings(name string) string {
 	var out strings.Builder
 	for line := range strings.Lines(g.Read(name+"/config.json") + g.Read(name+"/plan")) {
-		if !strings.Contains(line, "cgroup") && !strings.Contains(line, "hostname") && !strings.Contains(line, g.State) {
+		if !strings.Contains(line, "cgroup") && !strings.Contains(line, "hostname") && !strings.Contains(line, "hostID") && !strings.Contains(line, g.State) {
 			out.WriteString(line)
 		}
 	}

@@ -165,24 +165,49 @@ var asked = sync.OnceValue(func() (names []string) {
 	return slices.Compact(names)
 })
 
-// Profile returns the default profile for the capabilities of a bounding set on this machine.
+// profiles are the default profiles as they are written down, kept for the same reason.
+var profiles struct {
+	sync.Mutex
+	byCaps map[uint64]*specs.LinuxSeccomp
+}
+
+// Profile returns the default profile for the capabilities of a bounding set on this machine. Nobody changes it.
 func Profile(caps []string) (*specs.LinuxSeccomp, error) {
+	key := keyOf(caps)
+	profiles.Lock()
+	defer profiles.Unlock()
+	if have := profiles.byCaps[key]; have != nil {
+		return have, nil
+	}
 	kernel, err := running()
 	if err != nil {
 		return nil, err
 	}
-	return Default(caps, kernel)
+	profile, err := Default(caps, kernel)
+	if err != nil {
+		return nil, err
+	}
+	if profiles.byCaps == nil {
+		profiles.byCaps = map[uint64]*specs.LinuxSeccomp{}
+	}
+	profiles.byCaps[key] = profile
+	return profile, nil
 }
 
-// For returns the compiled default profile for the capabilities of a bounding set, CAP_CHOWN and so on, on this machine. It
-// compiles once for each set that makes a difference, in about a millisecond; after that it costs less than a microsecond.
-func For(caps []string) (*Filter, error) {
-	var key uint64
+// keyOf tells apart the sets that make a difference to the default profile.
+func keyOf(caps []string) (key uint64) {
 	for _, c := range caps {
 		if i, ok := slices.BinarySearch(asked(), c); ok {
 			key |= 1 << i
 		}
 	}
+	return key
+}
+
+// For returns the compiled default profile for the capabilities of a bounding set, CAP_CHOWN and so on, on this machine. It
+// compiles once for each set that makes a difference, in about a millisecond; after that it costs less than a microsecond.
+func For(caps []string) (*Filter, error) {
+	key := keyOf(caps)
 	defaults.Lock()
 	defer defaults.Unlock()
 	if have := defaults.byCaps[key]; have != nil {

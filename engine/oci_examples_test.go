@@ -70,7 +70,7 @@ func TestOCIExample(t *testing.T) {
 	}
 	tree := parsed(t, []byte(example))
 	want := []string{
-		"hooks.poststart", "hooks.poststop", "hooks.prestart", "linux.cgroupsPath", "linux.mountLabel", "linux.resources.blockIO",
+		"linux.cgroupsPath", "linux.mountLabel", "linux.resources.blockIO",
 		"linux.resources.cpu.cpus", "linux.resources.cpu.idle", "linux.resources.cpu.mems", "linux.resources.cpu.realtimePeriod",
 		"linux.resources.cpu.realtimeRuntime", "linux.resources.hugepageLimits", "linux.resources.memory.reservation",
 		"linux.resources.memory.swap", "linux.resources.memory.swappiness", "linux.resources.network", "process.ioPriority",

@@ -42,6 +42,7 @@ var ociRules = []struct {
 	{"hostname", func(c *Config) error { return c.SetHostname(c.Spec.Hostname) }},
 	{"domainname", func(c *Config) error { return (&Config{}).SetHostname(c.Spec.Domainname) }}, // as long, of the same letters
 	{"mounts", checkMounts},
+	{"hooks", checkHooks},
 	{"linux.namespaces", checkNamespaces},
 	{"linux.uidMappings", func(c *Config) error { return c.SetUIDMap(c.UIDMap()) }},
 	{"linux.gidMappings", func(c *Config) error { return c.SetGIDMap(c.GIDMap()) }},

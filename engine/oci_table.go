@@ -6,8 +6,9 @@ package engine
 const (
 	ociLeave   = "leave it out"
 	ociLimits  = "no start sets this limit, and no file shows it"
-	ociHooks   = "hooks are not run"
-	ociHooksBy = "leave it out; what reads wait or events can run a program at the same moment"
+	ociArgs    = "the path's last part when it is left out"
+	ociEnv     = "exactly this, and nothing of ctrfs's own or the image's"
+	ociTimeout = "seconds, above 0; 30 when it is left out; then it is killed"
 	ociRT      = "a group has no budget for real-time tasks"
 	ociV1      = "the kernel has dropped it, and cgroup v2 never had it"
 	ociWrapper = "leave it out; let cmd begin with "
@@ -60,12 +61,30 @@ var ociRows = []ociRow{
 	{path: "mounts[].options", verdict: ociHonoured, text: "`mounts`"},
 	{path: "mounts[].uidMappings", verdict: ociRefused, text: "a mount has no id mapping of its own", cure: "give it the option idmap, which maps as the container does"},
 	{path: "mounts[].gidMappings", verdict: ociRefused, text: "a mount has no id mapping of its own", cure: "give it the option idmap, which maps as the container does"},
-	{path: "hooks.prestart", verdict: ociRefused, text: ociHooks, cure: ociHooksBy},
-	{path: "hooks.createRuntime", verdict: ociRefused, text: ociHooks, cure: ociHooksBy},
-	{path: "hooks.createContainer", verdict: ociRefused, text: ociHooks, cure: ociHooksBy},
-	{path: "hooks.startContainer", verdict: ociRefused, text: ociHooks, cure: ociHooksBy},
-	{path: "hooks.poststart", verdict: ociRefused, text: ociHooks, cure: ociHooksBy},
-	{path: "hooks.poststop", verdict: ociRefused, text: ociHooks, cure: ociHooksBy},
+	{path: "hooks.prestart[].path", verdict: ociHonoured, text: "absolute; on the host, as root, in /; step wait for the prestart hooks; an error stops the start"},
+	{path: "hooks.prestart[].args", verdict: ociHonoured, text: ociArgs},
+	{path: "hooks.prestart[].env", verdict: ociHonoured, text: ociEnv},
+	{path: "hooks.prestart[].timeout", verdict: ociHonoured, text: ociTimeout},
+	{path: "hooks.createRuntime[].path", verdict: ociHonoured, text: "absolute; on the host, as root, in /; step wait for the createRuntime hooks; an error stops the start"},
+	{path: "hooks.createRuntime[].args", verdict: ociHonoured, text: ociArgs},
+	{path: "hooks.createRuntime[].env", verdict: ociHonoured, text: ociEnv},
+	{path: "hooks.createRuntime[].timeout", verdict: ociHonoured, text: ociTimeout},
+	{path: "hooks.createContainer[].path", verdict: ociHonoured, text: "absolute; of the host, in the container's namespaces and groups as its root; its directory is the container's root, in which nothing is mounted yet; step run the createContainer hook; an error stops the start"},
+	{path: "hooks.createContainer[].args", verdict: ociHonoured, text: ociArgs},
+	{path: "hooks.createContainer[].env", verdict: ociHonoured, text: ociEnv},
+	{path: "hooks.createContainer[].timeout", verdict: ociHonoured, text: ociTimeout},
+	{path: "hooks.startContainer[].path", verdict: ociHonoured, text: "absolute; of the container, with the rights of its program and in its directory; step run the startContainer hook; an error stops the start"},
+	{path: "hooks.startContainer[].args", verdict: ociHonoured, text: ociArgs},
+	{path: "hooks.startContainer[].env", verdict: ociHonoured, text: ociEnv},
+	{path: "hooks.startContainer[].timeout", verdict: ociHonoured, text: ociTimeout},
+	{path: "hooks.poststart[].path", verdict: ociHonoured, text: "absolute; on the host, as root, in /; right after the program is executed, and nobody waits for it; an error is logged"},
+	{path: "hooks.poststart[].args", verdict: ociHonoured, text: ociArgs},
+	{path: "hooks.poststart[].env", verdict: ociHonoured, text: ociEnv},
+	{path: "hooks.poststart[].timeout", verdict: ociHonoured, text: ociTimeout},
+	{path: "hooks.poststop[].path", verdict: ociHonoured, text: "absolute; on the host, as root, in /; after the exit is on record, and after a start that its hooks stopped; at least once; an error is logged"},
+	{path: "hooks.poststop[].args", verdict: ociHonoured, text: ociArgs},
+	{path: "hooks.poststop[].env", verdict: ociHonoured, text: ociEnv},
+	{path: "hooks.poststop[].timeout", verdict: ociHonoured, text: ociTimeout},
 	{path: "annotations", verdict: ociHonoured, text: "kept; those that begin with org.ctrfs. are settings, and none but the known ones are taken"},
 
 	{path: "linux.uidMappings[].containerID", verdict: ociHonoured, text: "`uid_map`"},

@@ -233,7 +233,11 @@ func TestOCIFieldsAll(t *testing.T) {
 	}
 	honoured := regexp.MustCompile("(?m)^\\| `([^`]+)` \\| honoured \\|").FindAllSubmatch(text, -1)
 	for _, match := range honoured {
-		if field := string(match[1]); !tested[field] && ociElsewhereTested[field] == "" {
+		field := string(match[1])
+		if strings.HasPrefix(field, "hooks.") {
+			continue // hooks.txt: most of them run where no program sees them
+		}
+		if !tested[field] && ociElsewhereTested[field] == "" {
 			t.Errorf("%s is honoured, and nobody looks", field)
 		}
 	}

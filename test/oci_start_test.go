@@ -77,12 +77,12 @@ var ociForeign = []struct {
 	{"runc", specOf("runc"), nil},
 	{"specification", ociExample, []string{
 		// Refused by name.
-		"hooks", "process.ioPriority", "linux.cgroupsPath", "linux.mountLabel", "linux.resources.blockIO", "linux.resources.hugepageLimits",
+		"process.ioPriority", "linux.cgroupsPath", "linux.mountLabel", "linux.resources.blockIO", "linux.resources.hugepageLimits",
 		"linux.resources.network", "linux.resources.cpu.cpus", "linux.resources.cpu.mems", "linux.resources.cpu.idle",
 		"linux.resources.cpu.realtimePeriod", "linux.resources.cpu.realtimeRuntime", "linux.resources.memory.reservation",
 		"linux.resources.memory.swap", "linux.resources.memory.swappiness",
-		// Of a machine that has just this profile and this policy.
-		"process.apparmorProfile", "process.selinuxLabel",
+		// Of a machine that has just these programs, this profile and this policy.
+		"hooks", "process.apparmorProfile", "process.selinuxLabel",
 	}},
 }
 

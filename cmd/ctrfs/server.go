@@ -68,7 +68,7 @@ func runServer(r keeper.Request) error {
 
 // open brings up the engine, then the tree in front of it.
 func open(r keeper.Request, log *slog.Logger, client *keeper.Client, account keeper.Account) (*local.Engine, *fs.Server, error) {
-	e, err := local.New(local.Options{State: r.State, Run: r.Run, Log: log}, client, account)
+	e, err := local.New(local.Options{Mount: r.Dir, State: r.State, Run: r.Run, Log: log}, client, account)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -119,7 +119,7 @@ func (c *Client) Serve(exited func(Exit)) {
 		switch m.Kind {
 		case kindExit:
 			exited(exitOf(&m))
-		case kindStarted, kindNamespacesMade, kindPerformed:
+		case kindStarted, kindNamespacesMade, kindPerformed, kindRan:
 			c.mu.Lock()
 			w, ok := c.waiting[m.Seq]
 			delete(c.waiting, m.Seq)
@@ -139,17 +139,18 @@ func (c *Client) Serve(exited func(Exit)) {
 // Gone is closed when the keeper is no more.
 func (c *Client) Gone() <-chan struct{} { return c.gone }
 
-// Start launches a program and returns once it has been executed. begun is called then, before the exit of that
+// Start launches a program and returns once it has been executed. hooks is how long those may take that it waits for on the way,
+// beyond the limit of any launch. begun is called then, before the exit of that
 // container can be reported, from the goroutine that reports exits. The error is a [*launch.Failure] when a call of the
 // program failed. The descriptors stay the caller's.
-func (c *Client) Start(id string, program *launch.Program, begun func(Running)) error {
+func (c *Client) Start(id string, program *launch.Program, hooks time.Duration, begun func(Running)) error {
 	image, err := program.Encode()
 	if err != nil {
 		return err
 	}
 	defer image.Close()
 	took := func(m *message, fds []int) { begun(runningOf(m, fds)) }
-	return c.ask(message{Kind: kindStart, ID: idBytes(id)}, "", append([]*os.File{image}, program.Files()...), took)
+	return c.ask(message{Kind: kindStart, ID: idBytes(id), Started: int64(hooks)}, "", append([]*os.File{image}, program.Files()...), took)
 }
 
 // Namespaces has the keeper make n namespaces, see [launch.Namespaces]. Errors: the same, and E2BIG for mappings of more than
@@ -179,6 +180,22 @@ func (c *Client) Perform(program *launch.Program) error {
 	}
 	defer image.Close()
 	return c.ask(message{Kind: kindPerform}, "", append([]*os.File{image}, program.Files()...), func(_ *message, fds []int) { closeAll(fds) })
+}
+
+// Run has the keeper run a program to its end, and returns its wait status. One that takes longer than the limit is killed with
+// its process group, and the error is ETIMEDOUT. Other errors: as [Client.Start].
+func (c *Client) Run(program *launch.Program, limit time.Duration) (status syscall.WaitStatus, err error) {
+	image, err := program.Encode()
+	if err != nil {
+		return 0, err
+	}
+	defer image.Close()
+	took := func(m *message, fds []int) {
+		status = syscall.WaitStatus(m.Status)
+		closeAll(fds)
+	}
+	err = c.ask(message{Kind: kindRun, Started: int64(limit)}, "", append([]*os.File{image}, program.Files()...), took)
+	return status, err
 }
 
 // Pin has the keeper hold namespaces of a container, in place of those that it held before: they last until [Client.Unpin],
@@ -223,7 +240,7 @@ func (c *Client) ask(m message, text string, files []*os.File, took func(*messag
 	case !ok:
 		return errKeeperGone
 	case answer.Errno != 0 && answer.Step >= 0:
-		return &launch.Failure{Step: int(answer.Step), Errno: syscall.Errno(answer.Errno)}
+		return &launch.Failure{Step: int(answer.Step), Errno: syscall.Errno(answer.Errno), Status: syscall.WaitStatus(answer.Status)}
 	case answer.Errno != 0:
 		return syscall.Errno(answer.Errno)
 	}

@@ -29,6 +29,8 @@
 //	kindUnpin ────────►                             no longer
 //	kindPerform ──────►                             a program that executes nothing, descriptors
 //	                 ◄── kindPerformed ───────      done; or errno and step
+//	kindRun ──────────►                             a program to be waited for, descriptors
+//	                 ◄── kindRan ─────────────      its status; or errno and step
 //
 // The command line speaks to the keeper over a unix socket in the run directory, one line each way ([Request]).
 //

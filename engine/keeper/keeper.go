@@ -333,6 +333,9 @@ func (k *Keeper) serve(s *server) {
 		case kindPerform:
 			go k.runInside(s, m, fds)
 			continue
+		case kindRun:
+			go k.run(s, m, fds)
+			continue
 		case kindPin:
 			k.pin(m, filesOf(fds))
 			continue
@@ -472,7 +475,7 @@ func (k *Keeper) launch(m message, fds []int) (*child, error) {
 	k.mu.Lock()
 	k.launching[c] = true
 	k.mu.Unlock()
-	launched, err := img.Launch(launchLimit)
+	launched, err := img.Launch(launchLimit + time.Duration(m.Started))
 	k.woken()
 	if launched.PidFD >= 0 {
 		c.pid, c.pidfd, c.started = launched.PID, os.NewFile(uintptr(launched.PidFD), "pidfd"), time.Now()

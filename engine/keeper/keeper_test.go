@@ -189,7 +189,7 @@ func TestKeeperOutlivesServers(t *testing.T) {
 		t.Fatal(err)
 	}
 	var begun Running
-	if err := first.Start("web", program, func(r Running) { begun = r }); err != nil {
+	if err := first.Start("web", program, 0, func(r Running) { begun = r }); err != nil {
 		t.Fatal(err)
 	}
 	defer begun.PidFD.Close()

@@ -34,6 +34,8 @@ const (
 	kindPinned
 	kindPerform
 	kindPerformed
+	kindRun
+	kindRan
 )
 
 // idSize bounds the length of a container's id in a message.
@@ -48,7 +50,7 @@ type message struct {
 	Status   uint32 // wait status; how many namespaces are wanted
 	Errno    uint32
 	Step     int32
-	Started  int64 // nanoseconds since 1970
+	Started  int64 // nanoseconds since 1970; how many a program may take, or the hooks on the way to it
 	Finished int64
 }
 
@@ -78,7 +80,7 @@ func (m *message) id() string {
 func (m *message) fail(err error) {
 	m.Step, m.Errno = -1, uint32(syscall.EIO)
 	if f, ok := errors.AsType[*launch.Failure](err); ok {
-		m.Step, m.Errno = int32(f.Step), uint32(f.Errno)
+		m.Step, m.Errno, m.Status = int32(f.Step), uint32(f.Errno), uint32(f.Status)
 	} else if no, ok := errors.AsType[syscall.Errno](err); ok {
 		m.Errno = uint32(no)
 	}

@@ -25,6 +25,7 @@ type Files struct {
 	Binds   []*os.File                            // prepared trees: those of plan.Bind
 	Null    *os.File                              // /dev/null, for stdin
 	Log     *os.File                              // for stdout and stderr
+	Hooks   Hooks                                 // what hooks need
 }
 
 // cloneFlags are the flags of namespaces in clone3(2) and setns(2).
@@ -112,6 +113,8 @@ func (a *assembler) add(s plan.Step) error {
 		a.remember(s.Target, a.borrowed[s.Type])
 	case plan.Private:
 		a.call(unix.SYS_MOUNT, num(0), a.path("/"), num(0), num(unix.MS_REC|unix.MS_PRIVATE), num(0))
+	case plan.PlaceRoot:
+		a.placeRoot(s)
 	case plan.Root:
 		a.root(s)
 	case plan.Attach:
@@ -175,10 +178,17 @@ func (a *assembler) attach(mount, target arg) *call {
 // root makes the prepared mount the root directory. After pivot_root(".", ".") the old root lies on top of the new one, out
 // of the reach of every path: lookups begin at the new root itself, and absolute symbolic links stay inside it.
 func (a *assembler) root(s plan.Root) {
+	if !s.Placed {
+		a.placeRoot(plan.PlaceRoot{Mountpoint: s.Mountpoint})
+	}
+	a.call(unix.SYS_PIVOT_ROOT, a.path("."), a.path("."))
+}
+
+// placeRoot attaches the prepared mount, and makes it the working directory.
+func (a *assembler) placeRoot(s plan.PlaceRoot) {
 	root := a.file(a.files.Roots[0])
 	a.call(unix.SYS_MOVE_MOUNT, root, a.empty(), cwd, a.path(s.Mountpoint), num(unix.MOVE_MOUNT_F_EMPTY_PATH))
 	a.call(unix.SYS_FCHDIR, root)
-	a.call(unix.SYS_PIVOT_ROOT, a.path("."), a.path("."))
 }
 
 // openHow is struct open_how of openat2(2). A root belongs to somebody who may be hostile, and whom its other containers let

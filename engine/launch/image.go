@@ -23,8 +23,9 @@ type Image struct {
 
 // Failure is why a child did not execute its program.
 type Failure struct {
-	Step  int // index into the plan
-	Errno syscall.Errno
+	Step   int // index into the plan
+	Errno  syscall.Errno
+	Status syscall.WaitStatus // of the hook that the step ran, if it did
 }
 
 func (f *Failure) Error() string { return fmt.Sprintf("step %d: %v", f.Step+1, f.Errno) }
@@ -155,7 +156,7 @@ func (img *Image) Launch(limit time.Duration) (Child, error) {
 	case errno != 0:
 		return Child{PidFD: -1}, &Failure{Step: 0, Errno: errno}
 	case img.head.errno != 0:
-		return child, &Failure{Step: img.step(), Errno: syscall.Errno(img.head.errno)}
+		return child, &Failure{Step: img.step(), Errno: syscall.Errno(img.head.errno), Status: syscall.WaitStatus(img.head.status)}
 	case img.head.at >= img.head.exec:
 		return child, nil
 	case late:

@@ -49,7 +49,7 @@ import (
 //
 //	header | calls | relocations | data
 const (
-	magic     = 0x32306d7066727463 // "ctrfpm02", little endian
+	magic     = 0x33306d7066727463 // "ctrfpm03", little endian
 	registers = 64
 	maxCalls  = 4096
 	maxFDs    = 64
@@ -70,6 +70,7 @@ type header struct {
 	// Written by the kernel for the parent.
 	clone  cloneArgs
 	second cloneArgs
+	hook   cloneArgs
 	pidfd  int32
 	pid    int32
 	first  int32 // pid of the first of two children
@@ -78,6 +79,9 @@ type header struct {
 	at         uint32 // the call it is at
 	errno      uint32 // the error that ended it
 	remembered uint32 // an error that counts if nothing better happens
+	spawned    uint32 // the call that made the last hook
+	watch      pollFD // its pidfd
+	status     uint32 // its wait status
 	_          uint32
 	reg        [registers]uint64
 }
@@ -115,6 +119,8 @@ type rule struct {
 const (
 	failNow    = math.MaxUint32 - iota // fails with the remembered error, else with its first argument
 	cloneAgain                         // makes the second child, which goes on, and exits
+	spawn                              // makes a child for as many calls as the first argument says, and waits for it: see hooks.go
+	expect                             // fails with the third argument unless the first is the second
 )
 
 // Program is a launch in the making. The zero Program is empty; methods add to it. An argument that cannot be passed (a

@@ -52,6 +52,10 @@ func (a *assembler) addRights(s plan.Step) error {
 		a.seccomp(s)
 	case plan.Exec:
 		a.execute(s)
+	case plan.Hooks:
+		a.meet()
+	case plan.Hook:
+		return a.hook(s)
 	default:
 		return fmt.Errorf("a plan with the unknown step %T: %w", s, syscall.EINVAL)
 	}

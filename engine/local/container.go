@@ -57,7 +57,8 @@ type container struct {
 	lending sync.Mutex     // one pinning at a time; taken before saving
 	saving  sync.Mutex     // one writer of the record at a time; taken after the action token, before mu
 	unkept  bool           // the record is unlinked for good; guarded by saving
-	settled sync.WaitGroup // what follows an exit in the background: the root's teardown, the record
+	settled sync.WaitGroup // what follows an exit in the background: the root's teardown, the record, hooks
+	greeted sync.WaitGroup // the poststart hooks, which the poststop ones come after
 }
 
 func newContainer(e *Engine, r record) *container {
@@ -94,6 +95,11 @@ func (c *container) begin(op string) (end func(), err error) {
 func (c *container) View() *engine.View {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.view()
+}
+
+// view is [container.View]. c.mu is held.
+func (c *container) view() *engine.View {
 	return &engine.View{ID: c.id, Name: c.name, Path: c.path, Config: c.rec.Config, State: c.state, PID: c.pid,
 		Started: c.started, Exit: c.rec.Exit, Failure: c.failure, Changed: c.changed}
 }

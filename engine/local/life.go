@@ -9,6 +9,7 @@ import (
 
 	"github.com/ctrfs/ctrfs/engine"
 	"github.com/ctrfs/ctrfs/engine/keeper"
+	"github.com/ctrfs/ctrfs/engine/plan"
 )
 
 // exited takes an exit that the keeper reports. It may be one that an earlier server has recorded but not acknowledged.
@@ -16,8 +17,8 @@ func (e *Engine) exited(x keeper.Exit) {
 	e.mu.RLock()
 	c := e.byID[x.ID]
 	e.mu.RUnlock()
-	if c != nil && c.take(x) {
-		return // acknowledged once it is on disk
+	if c != nil && (c.take(x) || c.takeAgain(x)) {
+		return // acknowledged once it is on disk, and hooks have been told
 	}
 	e.acknowledge(x)
 }
@@ -47,6 +48,7 @@ func (c *container) take(x keeper.Exit) bool {
 	c.pid, c.pidfd, c.root, c.mounts = 0, nil, nil, nil
 	c.rec.Exit, c.rec.Started, c.rec.KillAt = exit, true, time.Time{}
 	c.enter(engine.Exited)
+	view := c.view()
 	c.settled.Go(func() {
 		if mounts != nil {
 			mounts.Close()
@@ -57,13 +59,40 @@ func (c *container) take(x keeper.Exit) bool {
 		if root != nil {
 			root.Close()
 		}
-		c.recordExit(x)
+		kept := c.recordExit()
+		c.stopped(view)
+		if kept {
+			c.e.acknowledge(x)
+		}
 	})
 	return true
 }
 
-// recordExit puts the exit on disk and lets the keeper forget it.
-func (c *container) recordExit(x keeper.Exit) {
+// takeAgain has the poststop hooks run for an exit that is on record, but not acknowledged: whether they ran to their end is
+// not known.
+func (c *container) takeAgain(x keeper.Exit) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	same := !c.state.Active() && c.rec.Exit.Started.Equal(x.Started) && c.rec.Exit.Finished.Equal(x.Finished)
+	view := c.view()
+	if !same || len(plan.HooksOf(view.Config.Spec.Hooks, plan.Poststop)) == 0 {
+		return false
+	}
+	c.settled.Go(func() {
+		c.stopped(view)
+		c.e.acknowledge(x)
+	})
+	return true
+}
+
+// stopped runs the poststop hooks of a run, once its poststart hooks have ended.
+func (c *container) stopped(v *engine.View) {
+	c.greeted.Wait()
+	c.runLate(v, plan.Poststop, 0)
+}
+
+// recordExit puts the exit on disk, and says whether it is there.
+func (c *container) recordExit() bool {
 	c.saving.Lock()
 	defer c.saving.Unlock()
 	c.mu.Lock()
@@ -72,10 +101,10 @@ func (c *container) recordExit(x keeper.Exit) {
 	if !c.unkept {
 		if err := c.e.store.save(&rec); err != nil {
 			c.e.log.Error("an exit is not on disk; the keeper's journal still has it", "container", c.id, "err", err)
-			return
+			return false
 		}
 	}
-	c.e.acknowledge(x)
+	return true
 }
 
 // signal sends a signal to PID 1.

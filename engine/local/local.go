@@ -50,6 +50,7 @@ import (
 
 // Options are the places that an engine uses.
 type Options struct {
+	Mount string // where the tree will be mounted: what hooks are told
 	State string // what lasts; made if missing
 	Run   string // what lasts until the machine stops; made if missing
 	Log   *slog.Logger
@@ -66,6 +67,7 @@ type Engine struct {
 	stock    *stock
 	nodes    launch.Nodes
 	keeper   *keeper.Client
+	mountDir string // immutable
 	facts    facts
 	features func() []engine.Feature // found out when first asked for
 	warming  sync.WaitGroup
@@ -79,7 +81,7 @@ type Engine struct {
 // New opens the engine: it reads the records and the keeper's account of what lives and what has exited, and brings the
 // machine into agreement with that.
 func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, error) {
-	e := &Engine{log: o.Log, keeper: client, top: map[string]*container{}, byID: map[string]*container{}}
+	e := &Engine{log: o.Log, keeper: client, mountDir: o.Mount, top: map[string]*container{}, byID: map[string]*container{}}
 	var err error
 	if e.facts, err = learn(o.Run); err != nil {
 		return nil, err
@@ -137,6 +139,7 @@ func (e *Engine) Close() {
 	e.mu.RUnlock()
 	slices.SortFunc(all, func(a, b *container) int { return len(b.groupPath()) - len(a.groupPath()) }) // children first
 	for _, c := range all {
+		c.greeted.Wait()
 		c.settled.Wait()
 		if !c.View().State.Active() {
 			if err := c.dropGroup(); err != nil {

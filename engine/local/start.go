@@ -39,6 +39,9 @@ func (c *container) Start(by engine.Caller) error {
 	s := &starting{c: c, view: v}
 	if err := s.run(); err != nil {
 		s.undo()
+		if s.meeting.reached() {
+			c.settled.Go(func() { c.stopped(v) }) // what the others began they may end
+		}
 		return err
 	}
 	return nil
@@ -60,6 +63,8 @@ type starting struct {
 	found  *account
 	begun  bool
 	steps  []plan.Step
+
+	meeting *meeting // with the child, for hooks; nil without
 }
 
 // run prepares everything, launches, and takes the result. Whatever fails leaves the rest to undo.
@@ -105,9 +110,24 @@ func (s *starting) run() error {
 	for _, m := range s.root.Mounts {
 		files.Roots = append(files.Roots, m.File)
 	}
+	return s.launch(files)
+}
+
+// launch runs the plan.
+func (s *starting) launch(files launch.Files) (err error) {
+	if s.meeting, err = s.c.meet(s.view, s.steps); err != nil {
+		return err
+	}
+	defer s.meeting.close()
+	if s.meeting != nil {
+		files.Hooks = s.meeting.files
+	}
 	program, err := launch.Assemble(s.steps, files)
 	if err == nil {
-		err = e.keeper.Start(c.id, program, s.executed)
+		err = s.c.e.keeper.Start(s.c.id, program, plan.HookTime(s.view.Config.Spec.Hooks), s.executed)
+	}
+	if refusal := s.meeting.end(); err != nil && refusal != nil {
+		return refusal
 	}
 	if err != nil {
 		return s.explain(err)
@@ -317,6 +337,9 @@ func (s *starting) executed(r keeper.Running) {
 		c.rec.Found = s.found // likewise
 	}
 	c.enter(engine.Running)
+	if view := c.view(); len(plan.HooksOf(view.Config.Spec.Hooks, plan.Poststart)) > 0 {
+		c.greeted.Go(func() { c.runLate(view, plan.Poststart, view.PID) })
+	}
 }
 
 // mountNamespace opens the mount namespace of a process, pidfd_open(2), or returns nil where the kernel (before 6.11) does not
@@ -347,6 +370,9 @@ func (s *starting) explain(err error) error {
 		return out
 	}
 	step := s.steps[f.Step]
+	if h, ok := step.(plan.Hook); ok {
+		return hookError(s.view.Path, h, f.Errno, hookEnd(h, f.Errno, f.Status, firstLine(s.meeting.files.Output, h.Index)))
+	}
 	out.Why = fmt.Sprintf("step %d, %s", f.Step+1, step)
 	switch x := step.(type) {
 	case plan.Exec:
@@ -388,6 +414,9 @@ func (s *starting) undo() {
 	if s.log != nil {
 		s.log.Close()
 		os.Remove(s.newLog)
+	}
+	if s.meeting.reached() {
+		s.endHooks()
 	}
 	if s.root != nil {
 		s.root.Close()

@@ -91,10 +91,13 @@ func Build(c *engine.Config, h Host) ([]Step, error) {
 	}
 	steps = append(steps, Private{})
 	steps = append(steps, rights.early...)
+	steps = append(steps, runtimeHooks(spec.Hooks)...)
 	steps = append(steps, files(c, h, n, devices, rights.inside)...)
 	steps = append(steps, propagation...)
 	steps = append(steps, persona...)
 	steps = append(steps, rights.late...)
+	steps = append(steps, startHooks(spec.Hooks, rights.last)...)
+	steps = append(steps, rights.last...)
 	return append(steps, Exec{candidates(spec.Process), spec.Process.Args, spec.Process.Env}), nil
 }
 
@@ -137,7 +140,8 @@ func files(c *engine.Config, h Host, n namespaces, devices []Device, inside []St
 	}
 	for i, r := range h.Roots {
 		if i == 0 {
-			steps = append(steps, Root{r.Text, h.Mountpoint})
+			placing := createHooks(spec.Hooks, h, n.apartFromHost())
+			steps = append(append(steps, placing...), Root{r.Text, h.Mountpoint, len(placing) > 0})
 			// Not earlier: only the host's root reaches the mountpoint, which it owns, whatever its rights. Not later: what
 			// is made in the root belongs to the container's.
 			if n.apartFromHost() {

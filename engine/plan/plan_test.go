@@ -40,6 +40,15 @@ func TestGolden(t *testing.T) {
 		"limits": func(c *engine.Config) {
 			c.Spec.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 64, Hard: 128}, {Type: "RLIMIT_CORE", Soft: 0, Hard: ^uint64(0)}}
 		},
+		"hooks": func(c *engine.Config) {
+			h := []specs.Hook{{Path: "/hook/a", Args: []string{"a", "b c"}, Timeout: new(3)}, {Path: "/hook/b"}}
+			//lint:ignore SA1019 prestart is deprecated, and still what many tools write
+			c.Spec.Hooks = &specs.Hooks{Prestart: h, CreateRuntime: h[1:], CreateContainer: h, StartContainer: h[:1], Poststart: h, Poststop: h}
+		},
+		"hooks_inside": func(c *engine.Config) { // the child reports even so
+			c.Spec.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/hook/a"}}}
+			c.Spec.Process.NoNewPrivileges = false
+		},
 		"empty": func(c *engine.Config) { c.Spec.Process.Args = nil },
 		"bare": func(c *engine.Config) {
 			c.Spec.Process.Capabilities = nil

@@ -75,7 +75,8 @@ type rights struct {
 	outside []Step // while the child still has the host's ids
 	early   []Step // in the new namespaces, while the host's tree is in sight
 	inside  []Step // as the container's root, before the host's tree goes
-	late    []Step // in the container's root, up to the execution
+	late    []Step // in the container's root
+	last    []Step // those that take away what making hooks needs: descriptors, rights, system calls
 }
 
 // rightsOf sorts out the rights. Those that the program must not have are given up in the only order that works: the bounding
@@ -109,12 +110,13 @@ func rightsOf(spec *specs.Spec, h Host) (r rights, err error) {
 	if p.User.Umask != nil {
 		mask = *p.User.Umask & 0o777
 	}
-	r.late = append(r.late, Umask{mask}, Stdio{}, CloseRest{}, bound)
+	r.late = append(r.late, Umask{mask})
+	r.last = append(r.last, Stdio{}, CloseRest{}, bound)
 	user := User{p.User.UID, p.User.GID, p.User.AdditionalGids, p.User.UID != 0 && caps.Inheritable != 0}
 	if p.NoNewPrivileges {
-		r.late = append(append(r.late, user, caps, NoNewPrivileges{}), filter...)
+		r.last = append(append(r.last, user, caps, NoNewPrivileges{}), filter...)
 	} else {
-		r.late = append(append(r.late, filter...), user, caps)
+		r.last = append(append(r.last, filter...), user, caps)
 	}
 	return r, nil
 }
@@ -187,9 +189,13 @@ func limits(configured []specs.POSIXRlimit, h Host) ([]Step, error) {
 		steps = append(steps, Rlimit{r.Type, number, r.Soft, r.Hard})
 	}
 	if !slices.ContainsFunc(configured, func(r specs.POSIXRlimit) bool { return r.Type == "RLIMIT_NOFILE" }) {
-		steps = append(steps, Rlimit{"RLIMIT_NOFILE", rlimits["RLIMIT_NOFILE"], min(defaultNoFile, h.NoFile), h.NoFile})
+		steps = append(steps, customaryNoFile(h.NoFile))
 	}
 	return steps, nil
+}
+
+func customaryNoFile(hard uint64) Rlimit {
+	return Rlimit{"RLIMIT_NOFILE", rlimits["RLIMIT_NOFILE"], min(defaultNoFile, hard), hard}
 }
 
 // limit prints a resource limit as prlimit(1) does.

@@ -48,10 +48,13 @@ type (
 	Network struct{ Here bool }
 	// Private stops mounts from travelling between the child's mount namespace and the host's.
 	Private struct{}
+	// PlaceRoot attaches the prepared root and makes it the working directory: the part of [Root] that hooks come after.
+	PlaceRoot struct{ Mountpoint string }
 	// Root attaches the prepared root and makes it the root directory; the old root stays stacked on top of it.
 	Root struct {
 		Text       string // for people: where its layers are
 		Mountpoint string // an empty host directory to attach it to, in the child's mount namespace only
+		Placed     bool   // it is attached already
 	}
 	// Attach moves one more prepared mount into the root.
 	Attach struct {

@@ -29,7 +29,7 @@ func TestKillServerKeepsPins(t *testing.T) {
 	m.Start("pod/a", "touch /dev/mqueue/kept", "namespaces", join)
 	m.Read("pod/a/wait")
 	m.Start("peer", "sleep 1000", "stop.timeout", "0")
-	m.Start("joins", "sleep 1000", "namespaces", "ipc peer")
+	m.Start("joins", "sleep 1000", "namespaces", "ipc peer\nuser peer")
 	kinds := []string{"pod/ns/user", "pod/ns/net", "pod/ns/ipc", "pod/ns/uts", "peer/ns/ipc"}
 	before := map[string]uint64{}
 	for _, kind := range kinds {
@@ -52,7 +52,10 @@ func TestKillServerKeepsPins(t *testing.T) {
 	if after := m.namespace("peer/ns/ipc"); after != before["peer/ns/ipc"] {
 		t.Errorf("peer has another ipc namespace: %d, not %d", after, before["peer/ns/ipc"])
 	}
+	// Whoever has joined does not take the range of ids with it.
 	m.Sh("echo KILL > joins/kill; cat joins/wait; rmdir joins pod/a pod/b pod")
+	m.Sh(`[ $(awk -v i=$(stat -c %%i /run/ctrfs.claims) -v n=$(awk '{ print int($2 / 65536) }' /proc/$(cat peer/pid)/uid_map) \
+		'$2 == "OFDLCK" { split($6, f, ":"); if (f[3] == i && $7 <= n && n <= $8) k++ } END { print k + 0 }' /proc/locks) = 1 ]`)
 	keeper, _, err := m.Processes()
 	if err != nil {
 		t.Fatal(err)

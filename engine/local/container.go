@@ -52,7 +52,8 @@ type container struct {
 	root    *overlay.Root // guarded by mu; held while it runs, so that nobody waits for its teardown
 	mounts  *os.File      // guarded by mu; its mount namespace, held for the same reason; may be nil
 
-	pins map[specs.LinuxNamespaceType]*os.File // guarded by mu; namespaces that others have entered, or nil
+	pins   map[specs.LinuxNamespaceType]*os.File // guarded by mu; namespaces that others have entered, or nil
+	guests atomic.Int32                          // starts on their way that enter its user namespace
 
 	lending sync.Mutex     // one pinning at a time; taken before saving
 	saving  sync.Mutex     // one writer of the record at a time; taken after the action token, before mu

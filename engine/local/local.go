@@ -301,6 +301,9 @@ func (e *Engine) condemn(c *container) error {
 	case state.Active():
 		return busy("it is "+string(state), "stop it first: echo 1 > stop; cat wait")
 	}
+	if guest := e.guest(c); guest != "" {
+		return busy(guest+" runs with its user ids", "stop that first, or give it ids of its own: echo 'user new' > namespaces")
+	}
 	c.removed = true
 	return nil
 }

@@ -23,9 +23,13 @@ type surroundings struct {
 	ids    *overlay.IDs                          // how the root is shown, or nil for as it is
 	text   string                                // the mapping in words
 	first  uint32                                // the range taken for this start, or 0
+	lender *container                            // whose user namespace it enters, or nil
 }
 
 func (s *surroundings) close() {
+	if s.lender != nil {
+		s.lender.guests.Add(-1)
+	}
 	for _, f := range s.files {
 		f.Close()
 	}
@@ -66,6 +70,10 @@ func (c *container) surround(config *engine.Config) (*surroundings, error) {
 		choice := config.Namespace(n.Type)
 		if s.joined[n.Type] == "" || choice.Host {
 			continue
+		}
+		if other, ok := c.other(choice.Container); ok && n.Type == specs.UserNamespace {
+			s.lender = other
+			other.guests.Add(1)
 		}
 		f, err := c.openNamespace(n, choice)
 		if err != nil {

@@ -163,6 +163,26 @@ func (c *container) takeRange() (uint32, error) {
 	return first, nil
 }
 
+// guest names a container that lives in the user namespace of c, whose ids must not become another one's meanwhile; "" is
+// nobody. e.mu is held.
+func (e *Engine) guest(c *container) string {
+	c.mu.Lock()
+	first, lent := c.rec.First, c.pins != nil
+	c.mu.Unlock()
+	if c.guests.Load() > 0 {
+		return "a container that is just starting"
+	}
+	if first == 0 || !lent {
+		return ""
+	}
+	for _, other := range e.byID {
+		if v := other.View(); other != c && v.State.Active() && firstOf(v.PID) == first {
+			return v.Path
+		}
+	}
+	return ""
+}
+
 // sameNamespaces reports whether two configurations ask for the same namespaces, so that what is pinned stays right.
 func sameNamespaces(a, b *engine.Config) bool {
 	for _, n := range engine.Namespaces {

@@ -76,7 +76,7 @@ func (e *Engine) plant(records []*record) {
 func (e *Engine) claim(account keeper.Account) (err error) {
 	holders := map[uint32]bool{}
 	for _, r := range account.Running {
-		if c := e.byID[r.ID]; c != nil && uidMap(c.rec.Config) == "" && !c.rec.Config.Namespace(specs.UserNamespace).Host {
+		if c := e.byID[r.ID]; c != nil && uidMap(c.rec.Config) == "" && c.rec.Config.Namespace(specs.UserNamespace).New() {
 			if first := firstOf(r.PID); first != 0 {
 				c.rec.First = first
 			}

@@ -69,6 +69,7 @@ var ociPermitted = []struct{ line, why string }{
 	{`dev: /dev/fuse /dev/fuse a:e5 (666 0:0|644 0:0|6.. 65534:65534)`, "crun subtracts its umask, and runc shows the host's node as it is"},
 	{`mount: /dev/fuse \S+ rw(,nosuid)?(,noexec)?,relatime`, "likewise a node that is no customary one"},
 	{`mount: /(proc/\S+|sys/\S+|etc/\S+) (tmpfs|proc|devtmpfs|ext4|xfs|btrfs|overlay)\b.*`, "masks and read-only paths: ctrfs keeps nosuid, nodev and noexec"},
+	{`status: SigIgn: .*`, "others hand on what whoever ran them ignores; ctrfs resets it"},
 	{`dev: /dev/core .*`, "crun links it to /proc/kcore, which is masked"},
 	{`dev: /dev/mqueue .*`, "its owner, who is the one that made the ipc namespace"},
 }

@@ -14,14 +14,14 @@ import (
 )
 
 // throughMount does the job as a program in C would: fourteen system calls, of which each of the four files takes an open, a
-// read or write and a close. Its second row is the write to start alone.
-func throughMount(dir, root string) *contestant {
+// read or write and a close. Its second row is the write to start alone. Settings are more files to write, and what they hold.
+func throughMount(name, dir, root string, settings ...[2]string) *contestant {
 	jobs := 0
 	return &contestant{
-		rows: []*row{{name: "ctrfs"}, {name: "ctrfs, the write to start alone", parts: true}},
+		rows: []*row{{name: name}, {name: name + ": the write to start alone", parts: true}},
 		run: func() ([]time.Duration, error) {
 			jobs++
-			c := filepath.Join(dir, fmt.Sprintf("bench%d", jobs))
+			c := filepath.Join(dir, fmt.Sprintf("bench%d-%d", len(settings), jobs))
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()
 			begin := time.Now()
@@ -33,6 +33,11 @@ func throughMount(dir, root string) *contestant {
 			}
 			if err := put(c+"/rootfs", root+"\n"); err != nil {
 				return nil, reason(c, err)
+			}
+			for _, s := range settings {
+				if err := put(c+"/"+s[0], s[1]+"\n"); err != nil {
+					return nil, reason(c, err)
+				}
 			}
 			launch := time.Now()
 			if err := put(c+"/start", "1\n"); err != nil {

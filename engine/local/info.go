@@ -175,6 +175,10 @@ func Probe(dir string) ([]engine.Feature, error) {
 	return probe(host, roots, user, err), roots.Close()
 }
 
+// noUserns is what stands in the way of user namespaces: user_namespaces(7), clone(2).
+const noUserns = "; no user namespace can be made in a chroot, nor beyond user.max_user_namespaces of sysctl(8); " +
+	"containers run without one: echo 'user host' > namespaces"
+
 // probe finds out what this host offers: by trying, never by version.
 // user is a user namespace, if one could be made.
 func probe(host *cgroup.Host, roots *overlay.Store, user []*os.File, failed error) []engine.Feature {
@@ -191,7 +195,7 @@ func probe(host *cgroup.Host, roots *overlay.Store, user []*os.File, failed erro
 	}
 	if failed != nil {
 		features = slices.DeleteFunc(features, func(f engine.Feature) bool { return f.Name == "userns" })
-		features = append(features, engine.Feature{Name: "userns", Value: "no", Reason: failed.Error() + "; see user.max_user_namespaces in sysctl(8), or run without: echo 'user host' > namespaces"})
+		features = append(features, engine.Feature{Name: "userns", Value: "no", Reason: failed.Error() + noUserns})
 		features = append(features, roots.Features(nil)...)
 	} else {
 		features = append(features, roots.Features(user[0])...)

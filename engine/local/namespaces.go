@@ -132,7 +132,7 @@ func (s *surroundings) settle(c *container, config *engine.Config) error {
 	}
 	if err != nil {
 		return &engine.Error{Op: "start", File: "user namespace", Errno: engine.Errno(err), Err: err,
-			Cure: "run it without one: echo 'user host' > namespaces"}
+			Cure: "see userns in the file host, or run it without one: echo 'user host' > namespaces"}
 	}
 	s.files[specs.UserNamespace] = q.user
 	s.ids = &overlay.IDs{Userns: q.user, UID: rootOf(config.Spec.Linux.UIDMappings, q.first), GID: rootOf(config.Spec.Linux.GIDMappings, q.first)}

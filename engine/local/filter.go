@@ -1,7 +1,6 @@
 package local
 
 import (
-	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -30,5 +29,5 @@ func filter(c *engine.Config) (*plan.Filter, error) {
 	}
 	size := int(unsafe.Sizeof(unix.SockFilter{}))
 	code := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(f.Program))), len(f.Program)*size)
-	return &plan.Filter{Code: slices.Clone(code), Flags: uint32(f.Flags), Text: text}, nil
+	return &plan.Filter{Code: code, Flags: uint32(f.Flags), Text: text}, nil
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -90,7 +91,7 @@ func (s *starting) run() error {
 	if err != nil {
 		return err
 	}
-	if s.steps, err = c.plan(s.view, described, s.around, s.plain); err != nil {
+	if s.steps, err = c.steps(s.view, described, s.around, s.plain); err != nil {
 		return err
 	}
 	if err = s.openLog(); err != nil {
@@ -152,8 +153,19 @@ func (s *starting) lookUpUser() error {
 	return nil
 }
 
-// plan makes the list of steps.
-func (c *container) plan(v *engine.View, mounts []overlay.Mount, around *surroundings, plain []bool) ([]plan.Step, error) {
+// note keeps the steps of a start as text, a tenth of what they are, when nobody waits for it any more. Until then the plan is
+// made anew.
+func (c *container) note(started time.Time, steps []plan.Step) {
+	text := plan.String(steps)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.started.Equal(started) {
+		c.plan = text
+	}
+}
+
+// steps makes the plan.
+func (c *container) steps(v *engine.View, mounts []overlay.Mount, around *surroundings, plain []bool) ([]plan.Step, error) {
 	h := plan.Host{Name: v.Name, Cgroup: c.groupPath(), Limits: limitWords(v.Config), Mountpoint: c.e.facts.mountpoint,
 		LastCap: c.e.facts.lastCap, NoFile: c.e.facts.noFile, Joined: around.joined, IDs: around.text, BindFiles: plain}
 	for _, m := range mounts {
@@ -189,16 +201,16 @@ func limitWords(c *engine.Config) []string {
 func (c *container) Plan() (string, error) {
 	v := c.View()
 	c.mu.Lock()
-	steps := c.steps
+	text := c.plan
 	c.mu.Unlock()
-	if v.State.Active() && steps != nil {
-		return plan.String(steps), nil
+	if v.State.Active() && text != "" {
+		return text, nil
 	}
 	mounts, err := c.e.roots.Describe(c.id, v.Config.Rootfs(), v.Config.RootMode())
 	if err != nil {
 		return "", err
 	}
-	list, err := c.plan(v, mounts, c.describe(v.Config), nil)
+	list, err := c.steps(v, mounts, c.describe(v.Config), nil)
 	if err != nil {
 		return "", err
 	}
@@ -327,7 +339,8 @@ func (s *starting) executed(r keeper.Running) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.pid, c.pidfd, c.started, c.oomBase = r.PID, r.PidFD, r.Started, kills
-	c.root, c.mounts, c.steps = s.root, mounts, s.steps
+	c.root, c.mounts, c.plan = s.root, mounts, ""
+	c.settled.Go(func() { c.note(r.Started, s.steps) })
 	c.failure = ""
 	c.rec.Started = true
 	if s.around.first != 0 {

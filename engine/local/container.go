@@ -54,11 +54,12 @@ type container struct {
 	pins   map[specs.LinuxNamespaceType]*os.File // guarded by mu; namespaces that others have entered, or nil
 	guests atomic.Int32                          // starts on their way that enter its user namespace
 
-	lending sync.Mutex // one pinning at a time; taken before saving
-	saving  sync.Mutex // one writer of the record at a time; taken after the action token, before mu
-	unkept  bool       // the record is unlinked for good; guarded by saving
-	settled background // what follows an exit in the background: the root's teardown, the record, hooks
-	greeted background // the poststart hooks, which the poststop ones come after
+	lending   sync.Mutex // one pinning at a time; taken before saving
+	saving    sync.Mutex // one writer of the record at a time; taken after the action token, before mu
+	unkept    bool       // the record is unlinked for good; guarded by saving
+	settled   background // what follows an exit in the background: the root's teardown, the record, hooks
+	leftovers background // the end of what an exit left behind
+	greeted   background // the poststart hooks, which the poststop ones come after
 }
 
 func newContainer(e *Engine, r record) *container {

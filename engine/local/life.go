@@ -47,6 +47,7 @@ func (c *container) take(x keeper.Exit) bool {
 	mounts := c.mounts
 	c.pid, c.pidfd, c.root, c.mounts = 0, nil, nil, nil
 	c.rec.Exit, c.rec.Started, c.rec.KillAt = exit, true, time.Time{}
+	c.endLeftovers()
 	c.enter(engine.Exited)
 	view := c.view()
 	c.settled.Go(func() {

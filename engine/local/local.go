@@ -141,6 +141,7 @@ func (e *Engine) Close() {
 	for _, c := range all {
 		c.greeted.Wait()
 		c.settled.Wait()
+		c.leftovers.Wait()
 		if !c.View().State.Active() {
 			if err := c.dropGroup(); err != nil {
 				e.log.Warn("a group stays behind", "container", c.id, "err", err)
@@ -319,6 +320,7 @@ func asContainer(c *container) engine.Container {
 // discard gives back everything that a container owned. A crash in between is harmless: until its directory is moved away
 // the container is there, without a group.
 func (c *container) discard() error {
+	c.leftovers.Wait()
 	if err := c.dropGroup(); err != nil {
 		return err
 	}

@@ -37,6 +37,7 @@ func (c *container) Start(by engine.Caller) error {
 	}
 	// The last run's root may still be going: the same layer cannot be mounted twice.
 	c.settled.Wait()
+	c.leftovers.Wait()
 	s := &starting{c: c, view: v}
 	if err := s.run(); err != nil {
 		s.undo()

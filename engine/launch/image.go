@@ -188,8 +188,5 @@ func (img *Image) Perform(limit time.Duration) error {
 // the child takes its first step, so whoever waits for a pid that nobody knows finds it here.
 func (img *Image) PID() int { return int(atomic.LoadInt32(&img.head.pid)) }
 
-// First is the pid of the first of two children, likewise: it is made on the way to the other, and its exit means nothing.
-func (img *Image) First() int { return int(atomic.LoadInt32(&img.head.first)) }
-
 // step is the step of the plan that the child was at.
 func (img *Image) step() int { return int(img.calls[min(int(img.head.at), len(img.calls)-1)].step) }

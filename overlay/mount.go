@@ -95,9 +95,19 @@ func (s *Store) overlay(l layers, attr uint64) (*os.File, error) {
 // attached runs do while mounts are attached, one upon the other, at the directory at of a private mount namespace. The
 // namespace belongs to one thread and ends with it; what do makes must be detached.
 func attached(at string, mounts []*os.File, do func() (*os.File, error)) (*os.File, error) {
+	return onOwnThread(func() (*os.File, error) {
+		if err := enterNamespace(at, mounts); err != nil {
+			return nil, err
+		}
+		return do()
+	})
+}
+
+// onOwnThread calls do, which may leave this process's namespaces, on a thread that ends with it.
+func onOwnThread(do func() (*os.File, error)) (*os.File, error) {
 	type result struct {
-		mount *os.File
-		err   error
+		file *os.File
+		err  error
 	}
 	answer := make(chan result)
 	go func() {
@@ -107,19 +117,15 @@ func attached(at string, mounts []*os.File, do func() (*os.File, error)) (*os.Fi
 			// The first thread cannot end, and /proc/self is what it sees. While this goroutine holds it, another gets
 			// another.
 			defer runtime.UnlockOSThread()
-			mount, err := attached(at, mounts, do)
-			answer <- result{mount, err}
+			file, err := onOwnThread(do)
+			answer <- result{file, err}
 			return
 		}
-		err := enterNamespace(at, mounts)
-		var mount *os.File
-		if err == nil {
-			mount, err = do()
-		}
-		answer <- result{mount, err}
+		file, err := do()
+		answer <- result{file, err}
 	}()
 	r := <-answer
-	return r.mount, r.err
+	return r.file, r.err
 }
 
 // enterNamespace gives the calling thread a mount namespace of its own, with mounts in it.

@@ -9,6 +9,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// RootOf opens the root directory of a mount namespace, for looking things up in it: O_PATH, so nothing of whoever lives there
+// is asked. Errors: as setns(2).
+func RootOf(mounts *os.File) (*os.File, error) {
+	return onOwnThread(func() (*os.File, error) {
+		if err := unix.Unshare(unix.CLONE_FS); err != nil { // threads share their root
+			return nil, os.NewSyscallError("unshare", err)
+		}
+		if err := unix.Setns(int(mounts.Fd()), unix.CLONE_NEWNS); err != nil {
+			return nil, os.NewSyscallError("setns", err)
+		}
+		return openat(nil, "/", unix.O_PATH|unix.O_DIRECTORY)
+	})
+}
+
 // OpenNamespace opens the namespace that is mounted at a path of the host, as ip-netns(8) and unshare(1) do it. What procfs
 // shows is refused as for roots: a pid may be another process's by the time of the start. kind is its CLONE_NEW* flag. Errors: EINVAL (no namespace, or one of another kind), and those of
 // [Store.Check].

@@ -23,6 +23,7 @@ type Files struct {
 	Devices []*os.File                            // detached mounts of device nodes, in the order of the plan: Nodes.Take
 	Mounts  *os.File                              // the mount namespace to enter: that of plan.EnterMounts
 	Binds   []*os.File                            // prepared trees: those of plan.Bind
+	Proc    *os.File                              // the host's procfs: that of plan.HostProc
 	Null    *os.File                              // /dev/null, for stdin
 	Log     *os.File                              // for stdout and stderr
 	Hooks   Hooks                                 // what hooks need
@@ -40,7 +41,8 @@ type assembler struct {
 	Program
 	files    Files
 	null     *arg           // the mount of the null device
-	proc     arg            // a procfs of our own, unattached
+	proc     arg            // a procfs of our own, unattached, or the host's
+	hostProc bool           // it is the host's
 	labels   map[string]arg // attribute files of security modules
 	borrowed map[string]arg // the mounts taken from the host, by type
 	trees    []tree
@@ -78,7 +80,10 @@ func (a *assembler) add(s plan.Step) error {
 	case plan.Leave:
 		a.leave()
 	case plan.Fork:
-		a.staged = true
+		a.staged = shared
+		if s.Copy {
+			a.staged = copied
+		}
 	case plan.Join:
 		a.call(unix.SYS_SETNS, a.file(a.files.Join[s.Type]), num(cloneFlags[s.Type]))
 	case plan.Clone:
@@ -111,6 +116,8 @@ func (a *assembler) add(s plan.Step) error {
 	case plan.PlaceBorrowed:
 		a.attach(a.borrowed[s.Type], a.directory(s.Target, unix.RESOLVE_NO_SYMLINKS))
 		a.remember(s.Target, a.borrowed[s.Type])
+	case plan.AsMounted:
+		a.call(unix.SYS_CHDIR, a.path("/"))
 	case plan.Private:
 		a.call(unix.SYS_MOUNT, num(0), a.path("/"), num(0), num(unix.MS_REC|unix.MS_PRIVATE), num(0))
 	case plan.PlaceRoot:
@@ -143,7 +150,7 @@ func (a *assembler) clones(s plan.Clone) {
 	for _, ns := range s.Namespaces {
 		flags |= cloneFlags[ns]
 	}
-	if !a.staged {
+	if a.staged == alone {
 		a.cloneFlags = flags
 		return
 	}

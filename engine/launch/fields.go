@@ -10,13 +10,14 @@ import (
 )
 
 // timeNamespace makes one for the program: execve(2) enters it. Its clocks can be set until then, and by who made it, through
-// the host's procfs, which is still in sight.
+// the host's procfs.
 func (a *assembler) timeNamespace(s plan.TimeNamespace) {
 	a.call(unix.SYS_UNSHARE, num(unix.CLONE_NEWTIME))
 	if len(s.Offsets) == 0 {
 		return
 	}
-	file := a.result(a.call(unix.SYS_OPENAT, cwd, a.path("/proc/self/timens_offsets"), num(unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW)))
+	dir, name := a.ofProc("self/timens_offsets")
+	file := a.result(a.call(unix.SYS_OPENAT, dir, name, num(unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW)))
 	text := strings.Join(s.Offsets, "\n") + "\n"
 	a.call(unix.SYS_WRITE, file, a.path(text), num(len(text)))
 	a.call(unix.SYS_CLOSE, file)

@@ -65,7 +65,7 @@ func (img *Image) fork() syscall.Errno {
 	if int(result) < 0 {
 		return syscall.Errno(-int(result))
 	}
-	if head.staged != 0 {
+	if head.staged != alone {
 		// The first child has nothing left but to exit. A parent that waits for all its children may be faster.
 		retry(func() error { _, err := unix.Wait4(int(result), nil, 0, nil); return err })
 	}
@@ -77,8 +77,11 @@ func (img *Image) fork() syscall.Errno {
 func (img *Image) arrange() {
 	h := img.head
 	child := &h.clone
-	if h.staged != 0 {
+	if h.staged != alone {
 		h.clone = cloneArgs{flags: cloneHow&^unix.CLONE_PIDFD | unix.CLONE_FILES, exitSignal: uint64(unix.SIGCHLD), parentTID: address(&h.first)}
+		if h.staged == copied {
+			h.clone.flags &^= unix.CLONE_VM // the parent waits all the same, and a copy is as undumpable
+		}
 		child = &h.second
 		// The exit signal of a sibling is that of its maker, and asking for one is an error.
 		*child = cloneArgs{flags: h.again | cloneHow&^unix.CLONE_CLEAR_SIGHAND | unix.CLONE_PARENT}

@@ -66,7 +66,7 @@ func (img *Image) resolve() error {
 	switch {
 	case h.magic != magic:
 		return bad("magic number: keeper and server are of different versions")
-	case h.calls > maxCalls || h.fds > maxFDs || int(h.fds) != len(img.fds) || h.into >= int32(h.fds) || h.exec >= h.calls || h.staged > 1:
+	case h.calls > maxCalls || h.fds > maxFDs || int(h.fds) != len(img.fds) || h.into >= int32(h.fds) || h.exec >= h.calls || h.staged > copied:
 		return bad("counts")
 	}
 	callsAt := unsafe.Sizeof(*h)

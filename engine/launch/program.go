@@ -20,6 +20,10 @@
 //	keeper ── vfork ──► first child: setns(2) … ── vfork, CLONE_PARENT ──► child: …, execve(2)
 //	                    exits when the child has executed
 //
+// A time namespace is entered only by who has its memory for itself (kernel/time/namespace.c), so where one is, the first child
+// gets a copy of the keeper's, which is as undumpable, and the second borrows that. What the children have to say lies in the
+// program, whose mapping is shared in either case.
+//
 // A program is a small machine, just enough for a launch:
 //
 //	call      system call number, six arguments, the step of the plan that it belongs to
@@ -55,12 +59,19 @@ const (
 	maxFDs    = 64
 )
 
+// What header.staged says.
+const (
+	alone  = iota // there is only one child
+	shared        // the first one shares the memory of its parent
+	copied        // the first one has a copy, for what the kernel refuses to those who share: a time namespace
+)
+
 // header is the fixed beginning of a program.
 type header struct {
 	magic      uint64
 	cloneFlags uint64
 	again      uint64 // flags of the second clone, where there is one
-	staged     uint64 // 1 when there is
+	staged     uint64 // how the first of two children is made, or alone
 	calls      uint32
 	relocs     uint32
 	data       uint32
@@ -128,7 +139,7 @@ const (
 type Program struct {
 	cloneFlags uint64
 	again      uint64
-	staged     bool
+	staged     uint64
 	calls      []call
 	relocs     []uint32
 	data       []byte
@@ -266,7 +277,7 @@ func (p *Program) Encode() (*os.File, error) {
 	case len(p.calls) > maxCalls || len(p.fds) > maxFDs || len(p.data) > math.MaxInt32:
 		return nil, fmt.Errorf("a launch of %d calls, %d descriptors and %d bytes: %w", len(p.calls), len(p.fds), len(p.data), syscall.E2BIG)
 	}
-	h := header{magic: magic, cloneFlags: p.cloneFlags, again: p.again, staged: uint64(b2i(p.staged)), calls: uint32(len(p.calls)), relocs: uint32(len(p.relocs)),
+	h := header{magic: magic, cloneFlags: p.cloneFlags, again: p.again, staged: p.staged, calls: uint32(len(p.calls)), relocs: uint32(len(p.relocs)),
 		data: uint32(len(p.data)), fds: uint32(len(p.fds)), into: p.into, exec: p.exec}
 	relocs := p.relocs
 	if len(relocs)%2 != 0 {
@@ -287,13 +298,6 @@ func (p *Program) Encode() (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
-}
-
-func b2i(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 func rawBytes[T any](s []T) []byte {

@@ -17,6 +17,8 @@ func (a *assembler) addRights(s plan.Step) error {
 	switch s := s.(type) {
 	case plan.OOMScore:
 		a.writeFile(a.path("/proc/self/oom_score_adj"), strconv.Itoa(s.Adjust))
+	case plan.HostProc:
+		a.proc, a.hostProc = a.file(a.files.Proc), true
 	case plan.OpenProc:
 		a.openProc()
 	case plan.Sysctl:
@@ -26,7 +28,11 @@ func (a *assembler) addRights(s plan.Step) error {
 	case plan.Label:
 		return a.label(s)
 	case plan.Chdir:
-		a.call(unix.SYS_FCHDIR, a.directory(s.Path, 0))
+		at := a.existing
+		if !s.Exists {
+			at = a.directory
+		}
+		a.call(unix.SYS_FCHDIR, at(s.Path, 0))
 	case plan.Rlimit:
 		limit := unix.Rlimit{Cur: s.Soft, Max: s.Hard}
 		a.call(unix.SYS_PRLIMIT64, num(0), num(s.Resource), structure(&a.Program, &limit), num(0))
@@ -95,14 +101,24 @@ func (a *assembler) sysctl(s plan.Sysctl) {
 	a.call(unix.SYS_CLOSE, f)
 }
 
+// ofProc is where a file of procfs is found: at its path while the host's tree is in sight, or by the descriptor of plan.HostProc.
+func (a *assembler) ofProc(name string) (dir, at arg) {
+	if a.hostProc {
+		return a.proc, a.path(name)
+	}
+	return cwd, a.path("/proc/" + name)
+}
+
 // openLabel opens the file that says how the next execution is labelled. The kernels before 5.8 have only the one that all
 // modules share, and SELinux has no other to this day.
 func (a *assembler) openLabel(s plan.OpenLabel) {
 	how := num(unix.O_WRONLY | unix.O_CLOEXEC)
-	first := a.call(unix.SYS_OPENAT, cwd, a.path("/proc/self/attr/"+s.Module+"/exec"), how).on(syscall.ENOENT, 0)
+	dir, own := a.ofProc("self/attr/" + s.Module + "/exec")
+	first := a.call(unix.SYS_OPENAT, dir, own, how).on(syscall.ENOENT, 0)
 	first.okSkip = 1
 	f := a.result(first)
-	a.call(unix.SYS_OPENAT, cwd, a.path("/proc/self/attr/exec"), how).store = uint8(f.value) + 1
+	dir, common := a.ofProc("self/attr/exec")
+	a.call(unix.SYS_OPENAT, dir, common, how).store = uint8(f.value) + 1
 	if a.labels == nil {
 		a.labels = map[string]arg{}
 	}

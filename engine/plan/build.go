@@ -86,14 +86,27 @@ func Build(c *engine.Config, h Host) ([]Step, error) {
 	if n.isNew(specs.NetworkNamespace) {
 		steps = append(steps, Network{n.joined(specs.UserNamespace) != ""})
 	}
+	var early []Step
 	if n.isNew(specs.TimeNamespace) {
-		steps = append(steps, TimeNamespace{timeOffsets(spec.Linux.TimeOffsets)})
+		early = append(early, TimeNamespace{timeOffsets(spec.Linux.TimeOffsets)})
 	}
-	steps = append(steps, Private{})
-	steps = append(steps, rights.early...)
+	ownMounts := n.isNew(specs.MountNamespace)
+	if ownMounts {
+		early = append(early, Private{})
+	} else if needsProc(slices.Concat(early, rights.early, rights.inside)) {
+		steps = append(steps, HostProc{})
+	}
+	steps = append(append(steps, early...), rights.early...)
 	steps = append(steps, runtimeHooks(spec.Hooks)...)
-	steps = append(steps, files(c, h, n, devices, rights.inside)...)
-	steps = append(steps, propagation...)
+	if ownMounts {
+		steps = append(append(steps, files(c, h, n, devices, rights.inside)...), propagation...)
+	} else {
+		view, err := unmounted(c, h, n, rights.inside)
+		if err != nil {
+			return nil, err
+		}
+		steps = append(steps, view...)
+	}
 	steps = append(steps, persona...)
 	steps = append(steps, rights.late...)
 	steps = append(steps, startHooks(spec.Hooks, rights.last)...)
@@ -165,7 +178,7 @@ func files(c *engine.Config, h Host, n namespaces, devices []Device, inside []St
 	for _, p := range spec.Linux.MaskedPaths {
 		steps = append(steps, Mask{path.Clean(p)})
 	}
-	return append(steps, Chdir{path.Clean(spec.Process.Cwd)})
+	return append(steps, Chdir{path.Clean(spec.Process.Cwd), false})
 }
 
 // candidates are the paths that execvp(3) would try: the name itself when it holds a slash, else one in each directory of

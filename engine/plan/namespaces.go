@@ -16,7 +16,7 @@ type namespaces struct {
 // another one's. A pid or a time namespace takes effect for the child that follows.
 var joins = []specs.LinuxNamespaceType{
 	specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.CgroupNamespace, specs.TimeNamespace, specs.PIDNamespace,
-	specs.UserNamespace,
+	specs.MountNamespace, specs.UserNamespace,
 }
 
 // apart are the namespaces that clone3(2) does not make for a launch. The root of a cgroup namespace is the group that its
@@ -69,7 +69,7 @@ func (n namespaces) enter(outside []Step) []Step {
 		}
 	}
 	if len(before) > 0 {
-		made = append(append([]Step{Fork{}}, outside...), before...)
+		made = append(append([]Step{Fork{n.joined(specs.TimeNamespace) != ""}}, outside...), before...)
 		outside = nil
 	}
 	var clone Clone

@@ -21,9 +21,12 @@ type (
 	OpenLabel struct{ Module string }
 	// Label writes the profile or context that the program is executed with into that file.
 	Label struct{ Module, Text string }
-	// Chdir sets the working directory, created if missing. It is done with the rights of the container's root, as other
+	// Chdir sets the working directory, created if missing unless it has to exist. It is done with the rights of the container's root, as other
 	// runtimes do it: images name working directories that their user may not enter.
-	Chdir struct{ Path string }
+	Chdir struct {
+		Path   string
+		Exists bool
+	}
 	// Rlimit sets one resource limit, prlimit(2).
 	Rlimit struct {
 		Name       string

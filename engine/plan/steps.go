@@ -19,7 +19,9 @@ type Step interface{ String() string }
 type (
 	// Fork makes a first child, which enters what exists already before [Clone] makes the one that counts. Without it, Clone
 	// is the first step.
-	Fork struct{}
+	Fork struct {
+		Copy bool // with memory of its own, which entering a time namespace takes
+	}
 	// Join enters a namespace that exists already: another container's, or one that somebody pinned to a path.
 	Join struct {
 		Type specs.LinuxNamespaceType
@@ -104,9 +106,17 @@ func String(steps []Step) string {
 	return b.String()
 }
 
-func (Fork) String() string   { return "fork, to enter namespaces" }
+func (s Fork) String() string {
+	if s.Copy {
+		return "fork with memory of its own, to enter namespaces"
+	}
+	return "fork, to enter namespaces"
+}
 func (s Join) String() string { return fmt.Sprintf("enter the %s namespace %s", s.Type, s.Text) }
 func (s Clone) String() string {
+	if len(s.Namespaces) == 0 {
+		return "clone"
+	}
 	names := make([]string, len(s.Namespaces))
 	for i, n := range s.Namespaces {
 		names[i] = string(n)

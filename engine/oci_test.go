@@ -355,11 +355,22 @@ func TestOCIAll(t *testing.T) {
 	}
 }
 
-// TestOCIMinimum: a specification may leave nearly everything out; what a start needs all the same is asked for by name.
+// TestOCIMinimum: a specification may leave nearly everything out. Without a mount namespace it has this machine's own files;
+// one that names a root as well expects to be confined to it, and is refused.
 func TestOCIMinimum(t *testing.T) {
-	_, err := ParseOCI([]byte(`{"ociVersion":"1.0.0"}`))
-	if Errno(err) != syscall.EINVAL || !strings.Contains(err.Error(), "mnt host") {
+	c, err := ParseOCI([]byte(`{"ociVersion":"1.0.0"}`))
+	if err != nil || c.OwnMounts() {
 		t.Errorf("got %v", err)
+	}
+	for _, linux := range []string{`{}`, `{"namespaces":[{"type":"pid"}]}`, `{"namespaces":[{"type":"mount","path":"/run/x"}]}`} {
+		_, err := ParseOCI([]byte(`{"ociVersion":"1.0.0","root":{"path":"/srv"},"linux":` + linux + `}`))
+		if Errno(err) != syscall.EINVAL || !strings.Contains(err.Error(), `rootfs "/srv"`) {
+			t.Errorf("%s: got %v", linux, err)
+		}
+	}
+	_, err = ParseOCI([]byte(`{"ociVersion":"1.0.0","linux":{"rootfsPropagation":"rshared"}}`))
+	if Errno(err) != syscall.EINVAL || !strings.Contains(err.Error(), "rootfsPropagation") {
+		t.Errorf("the propagation of this machine's root: got %v", err)
 	}
 }
 

@@ -187,10 +187,21 @@ func TestIsolationRefused(t *testing.T) {
 	}
 }
 
+// unisolated are setters that [isolation] does not have.
+var unisolated = map[string]func(*Config, string) error{
+	"hostname": (*Config).SetHostname, "rootfs": (*Config).SetRootfs,
+	"rootfs.mode": func(c *Config, v string) error { return c.SetRootMode(RootMode(v)) },
+}
+
 // TestIsolationClashes: what no single setting can see is refused for the configuration, with the cure.
 func TestIsolationClashes(t *testing.T) {
 	for _, x := range []struct{ writes, why string }{
-		{"namespaces:mnt host", "own tree"}, {"namespaces:time other", "memory of its own"}, {"namespaces:time /run/x", "memory of its own"}, {"namespaces:mnt other", "own tree"}, {"namespaces:mnt /run/x;namespaces:user host", "own tree"}, {"namespaces:uts host;hostname:x", "rename others"}, {"namespaces:uts other;hostname:x", "rename others"},
+		{"namespaces:uts host;hostname:x", "rename others"}, {"namespaces:uts other;hostname:x", "rename others"},
+		{"namespaces:mnt host", ""}, {"namespaces:mnt other;namespaces:user other;namespaces:time other", ""}, {"namespaces:mnt /run/x;namespaces:time /run/y", ""},
+		{"namespaces:mnt host;mounts:tmpfs /x tmpfs rw", "mounted already; empty mounts"}, {"namespaces:mnt other;mounts:tmpfs /x tmpfs rw", "empty mounts"},
+		{"namespaces:mnt /run/x;masked:/x", "empty masked"}, {"namespaces:mnt other;readonly:/x", "empty readonly"},
+		{"namespaces:mnt host;masked:;readonly:", ""}, {"namespaces:mnt host;devices:c 10:229 rw /dev/fuse", "leave the paths of nodes out"},
+		{"namespaces:mnt host;devices:c 10:229 rw", ""}, {"namespaces:mnt host;rootfs:/srv", "empty rootfs first"}, {"namespaces:mnt host;rootfs.mode:ro", "empty rootfs.mode"},
 		{"namespaces:user host;uid_map:0 1 1", "has a map"}, {"namespaces:user /x;gid_map:0 1 1", "has a map"},
 		{"namespaces:net host;sysctl:net.ipv4.ip_forward 1", "network"}, {"namespaces:ipc host;sysctl:kernel.sem 1", "own limits"},
 		{"namespaces:uts host;sysctl:kernel.domainname x", "domain"},
@@ -201,8 +212,8 @@ func TestIsolationClashes(t *testing.T) {
 		for write := range strings.SplitSeq(x.writes, ";") {
 			file, value, _ := strings.Cut(write, ":")
 			set := isolation[file]
-			if file == "hostname" {
-				set = func(c *Config, v string) (string, error) { return "", c.SetHostname(v) }
+			if other := unisolated[file]; other != nil {
+				set = func(c *Config, v string) (string, error) { return "", other(c, v) }
 			}
 			if _, err := set(c, value); err != nil {
 				t.Fatal(err)

@@ -177,24 +177,17 @@ func (c *Config) setJoins(text string) error {
 	return nil
 }
 
-// impossible lists what a choice of namespace rules out: settings that would reach beyond the container.
-var impossible = []struct {
+// ruledOut is a setting that a choice of namespace rules out.
+type ruledOut struct {
 	kind      specs.LinuxNamespaceType
 	joined    bool // also when the namespace is somebody else's but not the host's
 	file      string
 	set       func(*Config) string // the offending value, "" for none
 	why, cure string
-}{
-	{specs.MountNamespace, true, "namespaces", func(c *Config) string { return "mnt " + c.Namespace(specs.MountNamespace).String() },
-		"the container's root and mounts would be made in this machine's own tree, or in another's",
-		"keep mnt new; to work on this machine's files, bind them: echo '/ /host none rbind 0 0' > mounts"},
-	{specs.TimeNamespace, true, "namespaces", func(c *Config) string {
-		if choice := c.Namespace(specs.TimeNamespace); !choice.Host {
-			return "time " + choice.String()
-		}
-		return ""
-	}, "the kernel lets only a process with memory of its own enter one that exists, and a start borrows the keeper's",
-		"write new, or host; config.json takes linux.timeOffsets"},
+}
+
+// impossible lists what a choice of namespace rules out: settings that would reach beyond the container.
+var impossible = []ruledOut{
 	{specs.UTSNamespace, true, "hostname", func(c *Config) string { return c.Spec.Hostname },
 		"without a uts namespace of its own, the container would rename others",
 		"empty hostname first, or write 'uts new' into namespaces"},
@@ -226,7 +219,7 @@ func (c *Config) validateNamespaces() error {
 		}
 		seen[ns.Type] = true
 	}
-	for _, x := range impossible {
+	for _, x := range slices.Concat(impossible, unmountable) {
 		choice := c.Namespace(x.kind)
 		if choice.New() || !choice.Host && !x.joined {
 			continue

@@ -95,7 +95,10 @@ func TestRefusals(t *testing.T) {
 	}{
 		{"no such capability", "CAP_NOPE", syscall.EINVAL, func(c *engine.Config) { c.Spec.Process.Capabilities.Bounding = []string{"CAP_NOPE"} }},
 		{"no such limit", "RLIMIT_NOPE", syscall.EINVAL, func(c *engine.Config) { c.Spec.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOPE"}} }},
-		{"the host's mounts", "mnt host", syscall.EINVAL, func(c *engine.Config) { c.SetNamespace("mnt", "host") }},
+		{"mounts on the host", "mounts", syscall.EINVAL, func(c *engine.Config) {
+			c.SetNamespace("mnt", "host")
+			c.SetMounts([]string{"tmpfs /x tmpfs rw"})
+		}},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

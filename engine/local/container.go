@@ -54,6 +54,9 @@ type container struct {
 	pins   map[specs.LinuxNamespaceType]*os.File // guarded by mu; namespaces that others have entered, or nil
 	guests atomic.Int32                          // starts on their way that enter its user namespace
 
+	landlord *container   // guarded by mu; who has made the mounts that it runs in, nil for itself and for nobody
+	tenants  atomic.Int32 // starts on their way that enter its mount namespace
+
 	lending   sync.Mutex // one pinning at a time; taken before saving
 	saving    sync.Mutex // one writer of the record at a time; taken after the action token, before mu
 	unkept    bool       // the record is unlinked for good; guarded by saving

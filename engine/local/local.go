@@ -305,6 +305,9 @@ func (e *Engine) condemn(c *container) error {
 	if guest := e.guest(c); guest != "" {
 		return busy(guest+" runs with its user ids", "stop that first, or give it ids of its own: echo 'user new' > namespaces")
 	}
+	if tenant := e.tenant(c); tenant != "" {
+		return busy(tenant+" runs in its mounts", "stop that first")
+	}
 	c.removed = true
 	return nil
 }

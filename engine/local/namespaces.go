@@ -24,11 +24,17 @@ type surroundings struct {
 	text   string                                // the mapping in words
 	first  uint32                                // the range taken for this start, or 0
 	lender *container                            // whose user namespace it enters, or nil
+
+	mountLender *container // whose mount namespace it enters, or nil
+	landlord    *container // who has made the mounts in it
 }
 
 func (s *surroundings) close() {
 	if s.lender != nil {
 		s.lender.guests.Add(-1)
+	}
+	if s.mountLender != nil {
+		s.mountLender.tenants.Add(-1)
 	}
 	for _, f := range s.files {
 		f.Close()
@@ -71,9 +77,13 @@ func (c *container) surround(config *engine.Config) (*surroundings, error) {
 		if s.joined[n.Type] == "" || choice.Host {
 			continue
 		}
-		if other, ok := c.other(choice.Container); ok && n.Type == specs.UserNamespace {
+		switch other, ok := c.other(choice.Container); {
+		case ok && n.Type == specs.UserNamespace:
 			s.lender = other
 			other.guests.Add(1)
+		case ok && n.Type == specs.MountNamespace:
+			s.mountLender = other
+			other.tenants.Add(1)
 		}
 		f, err := c.openNamespace(n, choice)
 		if err != nil {
@@ -85,6 +95,9 @@ func (c *container) surround(config *engine.Config) (*surroundings, error) {
 			continue
 		}
 		s.files[n.Type] = f
+	}
+	if mounts := s.files[specs.MountNamespace]; mounts != nil {
+		s.landlord = c.e.landlordOf(mounts, s.mountLender)
 	}
 	if s.joined[specs.UserNamespace] == "" {
 		return s, s.settle(c, config)

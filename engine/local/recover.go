@@ -36,6 +36,7 @@ func (e *Engine) recover(account keeper.Account) error {
 	for _, r := range account.Running {
 		e.resume(r)
 	}
+	e.settleIn()
 	go e.keeper.Serve(e.exited)
 	e.removeStrays()
 	known := func(id string) bool { return e.byID[id] != nil || slices.Contains(broken, id) }

@@ -38,6 +38,9 @@ func (c *container) Start(by engine.Caller) error {
 	// The last run's root may still be going: the same layer cannot be mounted twice.
 	c.settled.Wait()
 	c.leftovers.Wait()
+	if err := c.vacant(); err != nil {
+		return err
+	}
 	s := &starting{c: c, view: v}
 	if err := s.run(); err != nil {
 		s.undo()
@@ -72,7 +75,7 @@ type starting struct {
 // run prepares everything, launches, and takes the result. Whatever fails leaves the rest to undo.
 func (s *starting) run() error {
 	c, e := s.c, s.c.e
-	described, err := e.roots.Describe(c.id, s.view.Config.Rootfs(), s.view.Config.RootMode())
+	described, err := c.describeRoot(s.view.Config)
 	if err != nil {
 		return err
 	}
@@ -102,13 +105,13 @@ func (s *starting) run() error {
 		return err
 	}
 	defer s.join.Close()
-	devices, done, err := e.devices(s.view.Config, s.around)
+	devices, done, err := s.nodes()
 	if err != nil {
 		return err
 	}
 	defer done()
 	files := launch.Files{Net: s.around.net, Join: s.around.files, Binds: s.binds, Devices: devices, Tasks: s.join.Tasks, Into: s.join.Into,
-		Null: e.facts.null, Log: s.log}
+		Proc: e.facts.proc, Null: e.facts.null, Log: s.log}
 	for _, m := range s.root.Mounts {
 		files.Roots = append(files.Roots, m.File)
 	}
@@ -142,7 +145,12 @@ func (s *starting) lookUpUser() error {
 	if s.view.Config.Extension.User == "" {
 		return nil
 	}
-	found, err := lookUp(s.view.Config.Extension.User, s.root.Mounts[0].File)
+	root, done, err := s.rootDir()
+	if err != nil {
+		return err
+	}
+	defer done()
+	found, err := lookUp(s.view.Config.Extension.User, root)
 	if err != nil {
 		return err
 	}
@@ -207,7 +215,7 @@ func (c *container) Plan() (string, error) {
 	if v.State.Active() && text != "" {
 		return text, nil
 	}
-	mounts, err := c.e.roots.Describe(c.id, v.Config.Rootfs(), v.Config.RootMode())
+	mounts, err := c.describeRoot(v.Config)
 	if err != nil {
 		return "", err
 	}
@@ -224,7 +232,7 @@ func (s *starting) prepare() (err error) {
 	if s.group, s.newTop, err = s.c.ensureGroup(); err != nil {
 		return err
 	}
-	s.root, err = s.c.e.roots.Prepare(s.c.id, s.view.Config.Rootfs(), s.view.Config.RootMode(), s.around.ids)
+	s.root, err = s.prepareRoot()
 	return err
 }
 
@@ -340,7 +348,7 @@ func (s *starting) executed(r keeper.Running) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.pid, c.pidfd, c.started, c.oomBase = r.PID, r.PidFD, r.Started, kills
-	c.root, c.mounts, c.plan = s.root, mounts, ""
+	c.root, c.mounts, c.landlord, c.plan = s.root, mounts, s.around.landlord, ""
 	c.settled.Go(func() { c.note(r.Started, s.steps) })
 	c.failure = ""
 	c.rec.Started = true
@@ -392,6 +400,10 @@ func (s *starting) explain(err error) error {
 	case plan.Exec:
 		out.Why = fmt.Sprintf("step %d, execute %s", f.Step+1, engine.Quote(x.Args[0]))
 		out.Cure = execCures[f.Errno]
+	case plan.Chdir:
+		if x.Exists {
+			missing(out, x.Path)
+		}
 	case plan.Bind, plan.Mount:
 		out.Cure = targetCures[f.Errno]
 	case plan.User:
@@ -457,6 +469,7 @@ type facts struct {
 	mountpoint string // an empty directory that only root can reach, for attaching roots in a child's namespace
 	lastCap    int
 	noFile     uint64
+	proc       *os.File // this machine's procfs, O_PATH
 	null       *os.File
 	rights     rights
 }
@@ -480,6 +493,9 @@ func learn(run string) (facts, error) {
 	}
 	f.noFile = limit.Max
 	if f.rights, err = learnRights(); err != nil {
+		return f, err
+	}
+	if f.proc, err = os.OpenFile("/proc", unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
 		return f, err
 	}
 	f.null, err = os.Open(os.DevNull)

@@ -65,6 +65,10 @@ func statusText(v *engine.View) string {
 	if v.Exit.Happened() && !v.Exit.Unknown && v.Exit.Status.Signaled() {
 		signal = engine.SignalName(v.Exit.Status.Signal())
 	}
+	root, mode := v.Config.Rootfs(), string(v.Config.RootMode())
+	if !v.Config.OwnMounts() {
+		root, mode = "", "" // it runs on files that are there already
+	}
 	oom := "0"
 	if v.Exit.OOM {
 		oom = "1"
@@ -78,8 +82,8 @@ func statusText(v *engine.View) string {
 		{"signal", signal},
 		{"oom", oom},
 		{"restarts", fmt.Sprint(v.Restarts)},
-		{"rootfs", v.Config.Rootfs()},
-		{"rootfs.mode", string(v.Config.RootMode())},
+		{"rootfs", root},
+		{"rootfs.mode", mode},
 		{"path", v.Path},
 		{"id", v.ID},
 	})

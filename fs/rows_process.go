@@ -20,7 +20,7 @@ var processRows = []row{
 		help: "KEY=VALUE a line"},
 	{name: "cwd", shape: single,
 		read: ofConfig((*engine.Config).Cwd), set: asText((*engine.Config).SetCwd),
-		help: "working directory inside the container; created if missing"},
+		help: "working directory inside the container; created if missing, but not without mnt new in namespaces"},
 	{name: "hostname", shape: single, def: "the directory's name",
 		read: ofView(func(v *engine.View) string { return v.Config.EffectiveHostname(v.Name) }),
 		set:  asText((*engine.Config).SetHostname),

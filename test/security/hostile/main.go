@@ -7,6 +7,7 @@
 //	hostile tty     push a character into whatever terminal can be reached
 //	hostile calls   what no container may do with its own root's capabilities
 //	hostile fds     print every descriptor that it was given, and what that is
+//	hostile joiner  reach into those who enter its namespaces, until it is killed
 package main
 
 import (
@@ -176,6 +177,10 @@ func descriptors() {
 func main() {
 	if len(os.Args) == 2 && os.Args[1] == "fds" {
 		descriptors()
+		return
+	}
+	if len(os.Args) == 2 && os.Args[1] == "joiner" {
+		joiner()
 		return
 	}
 	if len(os.Args) != 2 || verbs[os.Args[1]] == nil {

@@ -1,6 +1,7 @@
 package test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"syscall"
@@ -65,6 +66,28 @@ func TestKillServerKeepsPins(t *testing.T) {
 	})
 	if !holdsNamespace(t, keeper, before["peer/ns/ipc"]) {
 		t.Error("the keeper does not hold the peer's ipc namespace: this test shows nothing")
+	}
+}
+
+// Whoever runs in a container's mounts has its layer in use, also when the server that knew of it is gone; it was the server's
+// successor that saw the lender end, or the lender had ended before.
+func TestKillServerKeepsTenants(t *testing.T) {
+	m := MountFor(t)
+	for _, endsFirst := range []bool{false, true} {
+		m.Start("lender", "sleep 1000", "stop.timeout", "0")
+		m.Sh("mkdir -p guest; printf 'mnt lender\nuser lender\n' > guest/namespaces; echo 0 > guest/stop.timeout; echo 'sleep 1000' > guest/cmd; echo 1 > guest/start")
+		end := func() { m.Sh("echo KILL > lender/kill; cat lender/wait") }
+		if endsFirst {
+			end()
+		}
+		m.killServer()
+		if !endsFirst {
+			end()
+		}
+		if err := os.WriteFile(m.Dir+"/lender/start", []byte("1\n"), 0); !errors.Is(err, syscall.EBUSY) {
+			t.Errorf("the lender ends before the server: %v; its start gives %v, %s", endsFirst, err, m.Read("lender/error"))
+		}
+		m.Sh("echo KILL > guest/kill; cat guest/wait; echo 1 > lender/start; echo KILL > lender/kill; cat lender/wait; rmdir guest lender")
 	}
 }
 

@@ -140,28 +140,6 @@ func (s *starting) launch(files launch.Files) (err error) {
 	return nil
 }
 
-// lookUpUser replaces a user that is configured by name by its numbers.
-func (s *starting) lookUpUser() error {
-	if s.view.Config.Extension.User == "" {
-		return nil
-	}
-	root, done, err := s.rootDir()
-	if err != nil {
-		return err
-	}
-	defer done()
-	found, err := lookUp(s.view.Config.Extension.User, root)
-	if err != nil {
-		return err
-	}
-	next := s.view.Config.Clone()
-	s.found = &account{s.view.Config.Extension.User, *found}
-	found.Umask = next.Spec.Process.User.Umask
-	next.Spec.Process.User = *found
-	s.view.Config = next
-	return nil
-}
-
 // noteDelay is how long the steps of a start are kept as they are. Many a container is gone by then.
 const noteDelay = time.Second
 

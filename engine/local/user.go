@@ -19,6 +19,28 @@ import (
 // have less.
 const accountsMax = 4 << 20
 
+// lookUpUser replaces a user that is configured by name by its numbers.
+func (s *starting) lookUpUser() error {
+	if s.view.Config.Extension.User == "" {
+		return nil
+	}
+	root, done, err := s.rootDir()
+	if err != nil {
+		return err
+	}
+	defer done()
+	found, err := lookUp(s.view.Config.Extension.User, root)
+	if err != nil {
+		return err
+	}
+	next := s.view.Config.Clone()
+	s.found = &account{s.view.Config.Extension.User, *found}
+	found.Umask = next.Spec.Process.User.Umask
+	next.Spec.Process.User = *found
+	s.view.Config = next
+	return nil
+}
+
 // lookUp finds the numbers of a user that is configured by name, in the root's own /etc/passwd and /etc/group. The files are
 // read by this process, which resolves nothing outside of the root and loads no library of it.
 func lookUp(text string, root *os.File) (*specs.User, error) {

@@ -57,7 +57,7 @@ type container struct {
 	guests atomic.Int32                          // starts on their way that enter its user namespace
 
 	landlord *container   // guarded by mu; who has made the mounts that it runs in, nil for itself and for nobody
-	tenants  atomic.Int32 // starts on their way that enter its mount namespace
+	tenants  atomic.Int32 // who runs in mounts that it has made, and starts on their way that enter its mount namespace
 
 	lending   sync.Mutex // one pinning at a time; taken before saving
 	saving    sync.Mutex // one writer of the record at a time; taken after the action token, before mu

@@ -104,7 +104,7 @@ func (e *Engine) settleIn() {
 			landlord := e.landlordOf(f, asked)
 			f.Close()
 			c.mu.Lock()
-			c.landlord = landlord
+			c.moveIn(landlord)
 			c.mu.Unlock()
 		}
 	}
@@ -112,19 +112,29 @@ func (e *Engine) settleIn() {
 
 // tenant names a container that runs in the mounts of c, or is about to; "" is nobody. e.mu is held.
 func (e *Engine) tenant(c *container) string {
-	if c.tenants.Load() > 0 {
-		return "a container that is just starting"
+	if c.tenants.Load() == 0 {
+		return ""
 	}
 	for _, other := range e.byID {
 		other.mu.Lock()
-		in := other.landlord == c && other.pid != 0
+		in := other.landlord == c
 		path := other.path
 		other.mu.Unlock()
 		if in {
 			return path
 		}
 	}
-	return ""
+	return "a container that is just starting"
+}
+
+// moveIn notes whose mounts a container runs in from now on; nil is its own, or nobody's. c.mu is held.
+func (c *container) moveIn(landlord *container) {
+	if c.landlord != nil {
+		c.landlord.tenants.Add(-1)
+	}
+	if c.landlord = landlord; landlord != nil {
+		landlord.tenants.Add(1)
+	}
 }
 
 // vacant refuses a start while somebody runs in the mounts of the last run: they have the layer, and it cannot be mounted twice.

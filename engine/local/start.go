@@ -337,7 +337,8 @@ func (s *starting) executed(r keeper.Running) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.pid, c.pidfd, c.started, c.oomBase = r.PID, r.PidFD, r.Started, kills
-	c.root, c.mounts, c.landlord, c.plan, c.steps = s.root, mounts, s.around.landlord, "", s.steps
+	c.root, c.mounts, c.plan, c.steps = s.root, mounts, "", s.steps
+	c.moveIn(s.around.landlord)
 	c.settled.Go(func() {
 		if err := s.root.Release(); err != nil {
 			c.e.log.Warn("what made a root is not closed", "container", c.id, "err", err)

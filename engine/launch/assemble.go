@@ -25,7 +25,9 @@ type Files struct {
 	Binds   []*os.File                            // prepared trees: those of plan.Bind
 	Null    *os.File                              // /dev/null, for stdin
 	Log     *os.File                              // for stdout and stderr
-	Hooks   Hooks                                 // what hooks need
+	// Terminal is a socket by which the master of the terminal goes to the keeper; for plan.Terminal.
+	Terminal *os.File
+	Hooks    Hooks // what hooks need
 }
 
 // cloneFlags are the flags of namespaces in clone3(2) and setns(2).
@@ -43,6 +45,7 @@ type assembler struct {
 	proc     arg            // a procfs of our own, unattached
 	labels   map[string]arg // attribute files of security modules
 	borrowed map[string]arg // the mounts taken from the host, by type
+	slave    arg            // the program's end of its terminal
 	trees    []tree
 	kept     uint8 // registers that later steps use
 }

@@ -92,7 +92,12 @@ func Build(c *engine.Config, h Host) ([]Step, error) {
 	steps = append(steps, Private{})
 	steps = append(steps, rights.early...)
 	steps = append(steps, runtimeHooks(spec.Hooks)...)
-	steps = append(steps, files(c, h, n, devices, rights.inside)...)
+	view := files(c, h, n, devices, rights.inside)
+	console, err := terminal(c, view)
+	if err != nil {
+		return nil, err
+	}
+	steps = append(append(steps, view...), console...)
 	steps = append(steps, propagation...)
 	steps = append(steps, persona...)
 	steps = append(steps, rights.late...)

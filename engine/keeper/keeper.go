@@ -38,6 +38,7 @@ type Keeper struct {
 	restarting bool                        // a server died and its successor is on its way; guarded by mu
 	ending     bool                        // nobody wants a server any more; guarded by mu
 	last       Request                     // how the server was last asked for; guarded by mu
+	emptying   int                         // terminals of those that have exited; guarded by mu
 	later      chan func()                 // work that nobody waits for
 	done       chan struct{}               // closed when there is nothing left to keep
 	wake       chan struct{}               // a child was made: the reaper has something to wait for
@@ -59,6 +60,7 @@ type child struct {
 	executed bool                // its program runs; guarded by Keeper.mu
 	exited   *syscall.WaitStatus // it exited before that was known; guarded by Keeper.mu
 	reaped   chan struct{}       // closed when it has been waited for
+	terminal *terminal           // of one that has one
 }
 
 // server is one incarnation of the server.
@@ -172,11 +174,7 @@ func (k *Keeper) record(c *child, status syscall.WaitStatus) {
 	if err := k.journal.add(m); err != nil {
 		k.log.Error("an exit is not in the journal; it is lost if the keeper dies", "id", m.id(), "err", err)
 	}
-	if k.server != nil {
-		k.server.out.put(m)
-	} else {
-		k.endIfIdle()
-	}
+	k.report(c, m)
 }
 
 // over reports whether the keeper's work has ended: the process is about to exit.
@@ -191,7 +189,7 @@ func (k *Keeper) over() bool {
 
 // endIfIdle ends the keeper's work when no server and no container is left. k.mu is held.
 func (k *Keeper) endIfIdle() {
-	if k.server == nil && !k.restarting && len(k.children)+len(k.launching) == 0 {
+	if k.server == nil && !k.restarting && len(k.children)+len(k.launching)+k.emptying == 0 {
 		if !k.over() {
 			close(k.done)
 		}
@@ -333,6 +331,8 @@ func (k *Keeper) serve(s *server) {
 		case kindPerform:
 			go k.runInside(s, m, fds)
 			continue
+		case kindResize:
+			k.resize(s, m)
 		case kindRun:
 			go k.run(s, m, fds)
 			continue
@@ -463,6 +463,7 @@ func (k *Keeper) lendPins(s *server, id [idSize]byte, files []*os.File) {
 // launch forks the child and waits until it has executed its program. A child that failed has been waited for when launch
 // returns, so that its groups are empty.
 func (k *Keeper) launch(m message, fds []int) (*child, error) {
+	fds, lent := terminalOf(m, fds)
 	if len(fds) == 0 {
 		return nil, fmt.Errorf("a start without a program: %w", syscall.EINVAL)
 	}
@@ -479,6 +480,9 @@ func (k *Keeper) launch(m message, fds []int) (*child, error) {
 	k.woken()
 	if launched.PidFD >= 0 {
 		c.pid, c.pidfd, c.started = launched.PID, os.NewFile(uintptr(launched.PidFD), "pidfd"), time.Now()
+	}
+	if err == nil && lent != nil {
+		c.terminal = k.openTerminal(m, lent)
 	}
 	if err != nil && c.pidfd != nil {
 		<-c.reaped

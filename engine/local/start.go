@@ -67,6 +67,8 @@ type starting struct {
 	steps  []plan.Step
 
 	meeting *meeting // with the child, for hooks; nil without
+
+	terminal, keepers *os.File // the two ends of the socket that the master goes through; nil without
 }
 
 // run prepares everything, launches, and takes the result. Whatever fails leaves the rest to undo.
@@ -107,8 +109,12 @@ func (s *starting) run() error {
 		return err
 	}
 	defer done()
+	if err = s.openTerminal(); err != nil {
+		return err
+	}
+	defer s.closeTerminal()
 	files := launch.Files{Net: s.around.net, Join: s.around.files, Binds: s.binds, Devices: devices, Tasks: s.join.Tasks, Into: s.join.Into,
-		Null: e.facts.null, Log: s.log}
+		Null: e.facts.null, Log: s.log, Terminal: s.terminal}
 	for _, m := range s.root.Mounts {
 		files.Roots = append(files.Roots, m.File)
 	}
@@ -126,7 +132,7 @@ func (s *starting) launch(files launch.Files) (err error) {
 	}
 	program, err := launch.Assemble(s.steps, files)
 	if err == nil {
-		err = s.c.e.keeper.Start(s.c.id, program, plan.HookTime(s.view.Config.Spec.Hooks), s.executed)
+		err = s.send(program, plan.HookTime(s.view.Config.Spec.Hooks))
 	}
 	if refusal := s.meeting.end(); err != nil && refusal != nil {
 		return refusal

@@ -40,7 +40,8 @@
 // # Failure
 //
 // An exit is in the journal before anyone is told, and counts until the server has acknowledged it. If the
-// keeper dies, containers live on without a parent; the next keeper finds the journal.
+// keeper dies, containers live on without a parent, but for those on a terminal, which is hung up; the next keeper finds the
+// journal.
 //
 // # Locks
 //

@@ -299,14 +299,6 @@ func (k *Keeper) lendClaims(s *server) error {
 	return err
 }
 
-func dup(f *os.File) (*os.File, error) {
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
-	if err != nil {
-		return nil, os.NewSyscallError("fcntl", err)
-	}
-	return os.NewFile(uintptr(fd), f.Name()), nil
-}
-
 // serve handles what one server asks for, until it is gone.
 func (k *Keeper) serve(s *server) {
 	for {
@@ -369,7 +361,13 @@ func (k *Keeper) acknowledged(m message) {
 func (k *Keeper) start(s *server, m message, fds []int) {
 	defer closeAll(fds)
 	reply := message{Kind: kindStarted, Seq: m.Seq, ID: m.ID}
-	c, err := k.launch(m, fds)
+	rest, from := terminalOf(m, fds)
+	img, err := program(rest)
+	var c *child
+	if err == nil {
+		defer img.Close() // after the answer: the other processors take part in it
+		c, err = k.launch(m, img, from)
+	}
 	if err != nil {
 		reply.fail(err)
 		s.out.put(reply)
@@ -390,6 +388,14 @@ func (k *Keeper) start(s *server, m message, fds []int) {
 	if c.exited != nil {
 		k.record(c, *c.exited)
 	}
+}
+
+// program maps the program that came first among the descriptors; the others are those that it uses.
+func program(fds []int) (*launch.Image, error) {
+	if len(fds) == 0 {
+		return nil, fmt.Errorf("a message without a program: %w", syscall.EINVAL)
+	}
+	return launch.Map(fds[0], fds[1:])
 }
 
 // takeTime does what nobody waits for, on a thread of the lowest priority: on a machine with few processors it would otherwise
@@ -420,13 +426,10 @@ func (k *Keeper) namespaces(s *server, m message, text string) {
 func (k *Keeper) runInside(s *server, m message, fds []int) {
 	defer closeAll(fds)
 	reply := message{Kind: kindPerformed, Seq: m.Seq}
-	err := error(syscall.EINVAL)
-	if len(fds) > 0 {
-		var img *launch.Image
-		if img, err = launch.Map(fds[0], fds[1:]); err == nil {
-			err = img.Perform(launchLimit)
-			img.Close()
-		}
+	img, err := program(fds)
+	if err == nil {
+		err = img.Perform(launchLimit)
+		img.Close()
 	}
 	if err != nil {
 		reply.fail(err)
@@ -462,16 +465,7 @@ func (k *Keeper) lendPins(s *server, id [idSize]byte, files []*os.File) {
 
 // launch forks the child and waits until it has executed its program. A child that failed has been waited for when launch
 // returns, so that its groups are empty.
-func (k *Keeper) launch(m message, fds []int) (*child, error) {
-	fds, lent := terminalOf(m, fds)
-	if len(fds) == 0 {
-		return nil, fmt.Errorf("a start without a program: %w", syscall.EINVAL)
-	}
-	img, err := launch.Map(fds[0], fds[1:])
-	if err != nil {
-		return nil, err
-	}
-	defer img.Close()
+func (k *Keeper) launch(m message, img *launch.Image, from *lent) (*child, error) {
 	c := &child{id: m.ID, image: img, reaped: make(chan struct{})}
 	k.mu.Lock()
 	k.launching[c] = true
@@ -481,8 +475,8 @@ func (k *Keeper) launch(m message, fds []int) (*child, error) {
 	if launched.PidFD >= 0 {
 		c.pid, c.pidfd, c.started = launched.PID, os.NewFile(uintptr(launched.PidFD), "pidfd"), time.Now()
 	}
-	if err == nil && lent != nil {
-		c.terminal = k.openTerminal(m, lent)
+	if err == nil && from != nil {
+		c.terminal = k.openTerminal(m, from)
 	}
 	if err != nil && c.pidfd != nil {
 		<-c.reaped

@@ -40,8 +40,8 @@ func pty(t *testing.T, how int) (*terminal, string, string) {
 	return x, fmt.Sprintf("/dev/pts/%d", n), name
 }
 
-// program opens the program's end.
-func program(t *testing.T, path string) *os.File {
+// opened opens the program's end.
+func opened(t *testing.T, path string) *os.File {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_WRONLY|syscall.O_NOCTTY, 0)
 	if err != nil {
@@ -64,7 +64,7 @@ func logged(t *testing.T, name string) string {
 func TestTerminalEnd(t *testing.T) {
 	for _, left := range []bool{false, true} {
 		x, path, name := pty(t, os.O_WRONLY)
-		first := program(t, path)
+		first := opened(t, path)
 		go x.copy()
 		var want strings.Builder
 		for i := range 5000 {
@@ -74,7 +74,7 @@ func TestTerminalEnd(t *testing.T) {
 		first.WriteString(text[:len(text)/2])
 		first.Close()
 		time.Sleep(10 * time.Millisecond) // for the copying to find nobody there
-		second := program(t, path)
+		second := opened(t, path)
 		second.WriteString(text[len(text)/2:])
 		if left {
 			defer second.Close()
@@ -93,7 +93,7 @@ func TestTerminalEnd(t *testing.T) {
 // TestTerminalRest: what the kernel still holds at the exit is copied, also when some of it is on its way within the kernel.
 func TestTerminalRest(t *testing.T) {
 	x, path, name := pty(t, os.O_WRONLY)
-	f := program(t, path)
+	f := opened(t, path)
 	text := strings.Repeat("0123456789\n", 1000)
 	f.WriteString(text)
 	f.Close()
@@ -109,7 +109,7 @@ func TestTerminalRest(t *testing.T) {
 // TestTerminalLeftBehind: who has the terminal open and goes on writing when PID 1 is gone delays nothing.
 func TestTerminalLeftBehind(t *testing.T) {
 	x, path, _ := pty(t, os.O_WRONLY)
-	noise := program(t, path)
+	noise := opened(t, path)
 	defer noise.Close()
 	slow, log, err := os.Pipe() // so that there always is something to copy
 	if err != nil {
@@ -148,7 +148,7 @@ func TestTerminalLeftBehind(t *testing.T) {
 // TestTerminalWithoutLog: a program goes on when its log takes nothing more, as one does whose screen is gone.
 func TestTerminalWithoutLog(t *testing.T) {
 	x, path, name := pty(t, os.O_RDONLY) // a log that cannot be written
-	f := program(t, path)
+	f := opened(t, path)
 	told := false
 	x.failed = func(error) { told = true }
 	go x.copy()
@@ -170,7 +170,7 @@ func TestTerminalWithoutLog(t *testing.T) {
 func TestNoMaster(t *testing.T) {
 	x, path, _ := pty(t, os.O_WRONLY)
 	defer x.master.Close()
-	f := program(t, path)
+	f := opened(t, path)
 	defer f.Close()
 	null, err := os.OpenFile("/dev/null", os.O_RDWR|syscall.O_NONBLOCK, 0)
 	if err != nil {

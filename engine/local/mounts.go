@@ -2,7 +2,9 @@ package local
 
 import (
 	"errors"
+	"maps"
 	"os"
+	"slices"
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -38,6 +40,26 @@ func (c *container) openBinds(config *engine.Config, mounts []specs.Mount, ids *
 		plain = append(plain, st.Mode&unix.S_IFMT != unix.S_IFDIR)
 	}
 	return trees, plain, nil
+}
+
+// writable lists the trees of the host that programs of containers may write to, whether they run or not: what they left there
+// stays.
+func (e *Engine) writable() (trees []string) {
+	e.mu.RLock()
+	all := slices.Collect(maps.Values(e.byID))
+	e.mu.RUnlock()
+	for _, c := range all {
+		config := c.View().Config
+		if config.RootMode() == engine.RootDirect {
+			trees = append(trees, config.Rootfs())
+		}
+		for _, m := range plan.Binds(config.Spec.Mounts) {
+			if plan.ParseMountOptions(m.Options).Attr&unix.MOUNT_ATTR_RDONLY == 0 {
+				trees = append(trees, m.Source)
+			}
+		}
+	}
+	return trees
 }
 
 // remount changes the mounts of the container while it runs. What the kernel refuses half way is taken back.

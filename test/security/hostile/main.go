@@ -7,11 +7,13 @@
 //	hostile tty     push a character into whatever terminal can be reached
 //	hostile calls   what no container may do with its own root's capabilities
 //	hostile fds     print every descriptor that it was given, and what that is
+//	hostile flip NAME...    exchange each NAME with NAME.link, and back, for ever
 package main
 
 import (
 	"fmt"
 	"os"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -173,7 +175,21 @@ func descriptors() {
 	}
 }
 
+// flip exchanges names, each by one atomic call. Not as fast as it goes: renames of directories are serialised on a file system,
+// and nothing else would get on.
+func flip(names []string) {
+	for {
+		for _, name := range names {
+			unix.Renameat2(unix.AT_FDCWD, name, unix.AT_FDCWD, name+".link", unix.RENAME_EXCHANGE)
+			time.Sleep(200 * time.Microsecond)
+		}
+	}
+}
+
 func main() {
+	if len(os.Args) > 2 && os.Args[1] == "flip" {
+		flip(os.Args[2:])
+	}
 	if len(os.Args) == 2 && os.Args[1] == "fds" {
 		descriptors()
 		return

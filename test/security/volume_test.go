@@ -1,0 +1,76 @@
+package security
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// shared makes a volume that the container called flipper writes to, whose program exchanges the directory called sub, all the
+// time, with a link to target.
+func (g *ground) shared(t *testing.T, name, target string) (volume string) {
+	t.Helper()
+	volume = g.Base + "/volume-" + name
+	must(t, os.MkdirAll(volume+"/sub", 0o755))
+	must(t, os.WriteFile(volume+"/sub/secret", []byte("of the volume\n"), 0o644))
+	must(t, os.Symlink(target, volume+"/sub.link"))
+	g.make(name, g.attacker("root-"+name), "hostile flip /volume/sub", "mounts", volume+" /volume none bind,idmap,x-mount.mkdir")
+	g.Write(name+"/start", "1")
+	return volume
+}
+
+// end kills and removes a container.
+func (g *ground) end(name string) {
+	g.T.Helper()
+	g.put(name+"/kill", "KILL")
+	g.Read(name + "/wait")
+	must(g.T, os.Remove(g.Dir+"/"+name))
+}
+
+// One container cannot choose what of the host another one is shown, whose root or mounts lie in a volume that they share: as a
+// source, as a root, and when a container that runs gets another mount.
+func TestRacingSources(t *testing.T) {
+	g := mounted(t)
+	g.sameServer(t)
+	g.make("live", g.Root(), "sh -c 'while :; do cat /data/secret; echo bad >> /data/secret; done 2>/dev/null'")
+	g.Write("live/start", "1")
+	live := 0
+	targets := map[string]string{"absolute": g.canary, "relative": strings.Repeat("../", 20) + g.canary[1:], "process": "/proc/1/root" + g.canary}
+	for name, target := range targets {
+		volume := g.shared(t, name, target)
+		g.make("source", g.Root(), "sh -c 'cat /data/secret; touch /data/made; echo bad >> /data/secret'",
+			"mounts", volume+"/sub /data none bind,idmap,x-mount.mkdir")
+		g.make("root", g.Root(), "/bin/busybox cat /secret")
+		seen := map[string]int{}
+		for end := time.Now().Add(patience / 2); seen["ok"]+seen["refused"] < 40 && time.Now().Before(end); {
+			if g.put("live/mounts", volume+"/sub /data none bind,idmap,x-mount.mkdir") == nil {
+				live++
+			}
+			if err := g.put("root/rootfs", volume+"/sub"); err == nil {
+				if o := g.try("root"); strings.Contains(o.String(), secretWord) {
+					t.Fatalf("%s: the root: %v", name, o)
+				}
+			}
+			switch o := g.try("source"); {
+			case strings.Contains(o.log, secretWord):
+				t.Fatalf("%s: the source: %v", name, o)
+			case o.refused != "":
+				seen["refused"]++
+			default:
+				seen["ok"]++
+			}
+			g.put("live/mounts", "")
+		}
+		t.Log(name, seen)
+		if seen["ok"] == 0 || seen["refused"] == 0 {
+			t.Errorf("%s: the race was not close: this test shows little", name)
+		}
+		for _, c := range []string{name, "source", "root"} {
+			g.end(c)
+		}
+	}
+	if log := g.Read("live/log"); strings.Contains(log, secretWord) || live == 0 {
+		t.Errorf("a container that runs was shown the host's file, or nothing in %d mounts", live)
+	}
+}

@@ -155,6 +155,7 @@ var targetCures = map[syscall.Errno]string{
 
 // mountCures says what to do about a mount that cannot be made or taken away.
 var mountCures = map[syscall.Errno]string{
+	syscall.ELOOP:  "stop the container: the program may have put a link on the way to the target, which is not followed",
 	syscall.EBUSY:  "something in the container uses it, or is mounted below it: end that first",
 	syscall.ENOENT: "make the target first, or add the option x-mount.mkdir",
 	syscall.EINVAL: "look whether it is still mounted: the program may have unmounted it",

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ctrfs/ctrfs/test"
 )
 
 // shared makes a volume that the container called flipper writes to, whose program exchanges the directory called sub, all the
@@ -72,5 +74,34 @@ func TestRacingSources(t *testing.T) {
 	}
 	if log := g.Read("live/log"); strings.Contains(log, secretWord) || live == 0 {
 		t.Errorf("a container that runs was shown the host's file, or nothing in %d mounts", live)
+	}
+}
+
+// A program that puts a link where a mount's target was cannot have another one taken away instead: not what makes /proc/sys
+// read-only, nor a mask.
+func TestUnmountOfLink(t *testing.T) {
+	g := mounted(t)
+	g.make("c", g.Root(), "sh -c 'mv /data /moved; ln -s /proc /data; echo moved; sleep 1000'",
+		"mounts", "tmpfs /data/sys tmpfs x-mount.mkdir\ntmpfs /plain tmpfs x-mount.mkdir")
+	g.Write("c/start", "1")
+	test.Eventually(t, "the program is ready", patience, func() bool { return g.Read("c/log") == "moved" })
+	table := func() string {
+		text, err := os.ReadFile("/proc/" + g.Read("c/pid") + "/mountinfo")
+		must(t, err)
+		return string(text)
+	}
+	before := table()
+	if !strings.Contains(before, " /proc/sys ") || !strings.Contains(before, " /moved/sys ") {
+		t.Fatalf("this test shows nothing:\n%s", before)
+	}
+	if err := g.put("c/mounts", "tmpfs /plain tmpfs x-mount.mkdir"); err == nil {
+		t.Error("a mount whose place is a link was taken away")
+	}
+	if after := table(); after != before {
+		t.Errorf("the mounts were\n%s\nand are\n%s", before, after)
+	}
+	// What is where it was put goes.
+	if err := g.put("c/mounts", "tmpfs /data/sys tmpfs x-mount.mkdir"); err != nil || strings.Contains(table(), " /plain ") {
+		t.Errorf("a plain mount stays (%v):\n%s", err, table())
 	}
 }

@@ -7,6 +7,7 @@
 //	hostile tty     push a character into whatever terminal can be reached
 //	hostile calls   what no container may do with its own root's capabilities
 //	hostile fds     print every descriptor that it was given, and what that is
+//	hostile x32     make a system call of x32
 //	hostile flip NAME...    exchange each NAME with NAME.link, and back, for ever
 package main
 
@@ -34,6 +35,9 @@ var verbs = map[string][]attempt{
 		{"TIOCSTI on stderr", func() error { return push(2) }},
 		{"TIOCSTI on /dev/console", func() error { return pushInto("/dev/console") }},
 		{"steal stdin as terminal", func() error { return unix.IoctlSetInt(0, unix.TIOCSCTTY, 1) }},
+	},
+	"x32": {
+		{"getpid", func() error { return raw(0x40000000 | unix.SYS_GETPID) }},
 	},
 	"calls": {
 		{"mount", func() error { return unix.Mount("x", "/tmp", "tmpfs", 0, "") }},

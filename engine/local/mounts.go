@@ -25,7 +25,9 @@ func (c *container) openBinds(config *engine.Config, mounts []specs.Mount, ids *
 		if o.IDMap {
 			options.IDs = ids
 		}
-		if plan.NoDev(config, ids != nil) {
+		// Also in a user namespace: nobody makes nodes there that open, but a container without one, which shares the volume, makes
+		// some that open here. Whoever wants the nodes of a tree says so.
+		if plan.NoDev(config, ids != nil) || !slices.Contains(m.Options, "dev") && !config.AllDevices() {
 			options.Attr |= unix.MOUNT_ATTR_NODEV
 		}
 		tree, err := c.e.roots.Bind(m.Source, options)

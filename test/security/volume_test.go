@@ -1,6 +1,7 @@
 package security
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -17,7 +18,11 @@ func (g *ground) shared(t *testing.T, name, target string) (volume string) {
 	must(t, os.MkdirAll(volume+"/sub", 0o755))
 	must(t, os.WriteFile(volume+"/sub/secret", []byte("of the volume\n"), 0o644))
 	must(t, os.Symlink(target, volume+"/sub.link"))
-	g.make(name, g.attacker("root-"+name), "hostile flip /volume/sub", "mounts", volume+" /volume none bind,idmap,x-mount.mkdir")
+	root := g.Base + "/flipper"
+	if _, err := os.Stat(root); err != nil {
+		g.attacker("flipper")
+	}
+	g.make(name, root, "hostile flip /volume/sub", "mounts", volume+" /volume none bind,idmap,x-mount.mkdir")
 	g.Write(name+"/start", "1")
 	return volume
 }
@@ -75,6 +80,55 @@ func TestRacingSources(t *testing.T) {
 	if log := g.Read("live/log"); strings.Contains(log, secretWord) || live == 0 {
 		t.Errorf("a container that runs was shown the host's file, or nothing in %d mounts", live)
 	}
+}
+
+// The same of a target: what one container mounts, makes or writes below a volume stays inside of it, whatever another one puts on
+// the way meanwhile.
+func TestRacingTargets(t *testing.T) {
+	g := mounted(t)
+	g.sameServer(t)
+	targets := []string{g.canary, "/proc/1/root" + g.canary, strings.Repeat("../", 20) + g.canary}
+	for n := 3; n < 24; n++ { // what a child may have open of the keeper's: groups, the log, trees
+		targets = append(targets, fmt.Sprintf("/proc/self/fd/%d", n))
+	}
+	data := g.Base + "/data"
+	must(t, os.Mkdir(data, 0o755))
+	ok, refused, live := 0, 0, 0
+	for i, target := range targets {
+		name := fmt.Sprint("flipper", i)
+		volume := g.shared(t, name, target)
+		mounts := volume + " /volume none bind,idmap,x-mount.mkdir\n"
+		below := "tmpfs /volume/sub/ctrfs-made tmpfs x-mount.mkdir\n" + data + " /volume/sub/ctrfs-made2/deep none bind,x-mount.mkdir"
+		g.make("c", g.Root(), "true", "mounts", mounts+below)
+		must(t, g.reconfigure("c", func(s spec) { s["linux"].(spec)["maskedPaths"] = []string{"/volume/sub/secret"} }))
+		g.make("live", g.Root(), "sh -c 'sleep 1000; true'", "mounts", mounts)
+		g.Write("live/start", "1")
+		for range 8 {
+			if o := g.try("c"); o.refused == "" {
+				ok++
+			} else {
+				refused++
+			}
+			if g.put("live/mounts", mounts+below) == nil {
+				live++
+			}
+			g.put("live/mounts", mounts)
+			// The next one has to make them again.
+			for _, d := range []string{"/sub", "/sub.link"} {
+				os.RemoveAll(volume + d + "/ctrfs-made")
+				os.RemoveAll(volume + d + "/ctrfs-made2")
+			}
+		}
+		for _, c := range []string{"c", "live", name} {
+			g.end(c)
+		}
+	}
+	t.Logf("%d starts, %d refusals, %d mounts into one that ran", ok, refused, live)
+	if ok == 0 || refused == 0 || live == 0 {
+		t.Error("the race was not close: this test shows little")
+	}
+	g.nothingMade(t, "ctrfs-made")
+	g.nothingMade(t, "ctrfs-made2")
 }
 
 // A program that puts a link where a mount's target was cannot have another one taken away instead: not what makes /proc/sys

@@ -99,18 +99,26 @@ func TestRacingTargets(t *testing.T) {
 		volume := g.shared(t, name, target)
 		mounts := volume + " /volume none bind,idmap,x-mount.mkdir\n"
 		below := "tmpfs /volume/sub/ctrfs-made tmpfs x-mount.mkdir\n" + data + " /volume/sub/ctrfs-made2/deep none bind,x-mount.mkdir"
-		g.make("c", g.Root(), "true", "mounts", mounts+below)
+		g.make("c", g.Root(), "cat /proc/self/mountinfo", "mounts", mounts+below)
 		must(t, g.reconfigure("c", func(s spec) { s["linux"].(spec)["maskedPaths"] = []string{"/volume/sub/secret"} }))
 		g.make("live", g.Root(), "sh -c 'sleep 1000; true'", "mounts", mounts)
 		g.Write("live/start", "1")
 		for range 8 {
-			if o := g.try("c"); o.refused == "" {
+			o := g.try("c")
+			if o.refused == "" {
 				ok++
 			} else {
 				refused++
 			}
 			if g.put("live/mounts", mounts+below) == nil {
 				live++
+			}
+			table, err := os.ReadFile("/proc/" + g.Read("live/pid") + "/mountinfo")
+			must(t, err)
+			for line := range strings.Lines(o.log + "\n" + string(table)) {
+				if f := strings.Fields(line); len(f) > 4 && strings.Contains(f[4], "ctrfs-made") && !strings.HasPrefix(f[4], "/volume/sub") && !strings.HasPrefix(f[4], g.canary) {
+					t.Fatalf("by a link to %s, a mount came to %s", target, f[4])
+				}
 			}
 			g.put("live/mounts", mounts)
 			// The next one has to make them again.

@@ -8,12 +8,14 @@
 //	hostile calls   what no container may do with its own root's capabilities
 //	hostile fds     print every descriptor that it was given, and what that is
 //	hostile x32     make a system call of x32
+//	hostile reborn PID      be, on the host, another process with the pid of one that has ended; say how it ends
 //	hostile flip NAME...    exchange each NAME with NAME.link, and back, for ever
 package main
 
 import (
 	"fmt"
 	"os"
+	"strconv"
 	"time"
 	"unsafe"
 
@@ -190,7 +192,36 @@ func flip(names []string) {
 	}
 }
 
+// reborn makes a child with a pid of the caller's choice, clone3(2), that sleeps.
+func reborn(pid int32) {
+	argv := []*byte{nul("sleep"), nul("1000"), nil}
+	program, env := nul("/bin/sleep"), []*byte{nil}
+	// struct clone_args of include/uapi/linux/sched.h up to set_tid_size.
+	args := struct{ flags, pidfd, child, parent, signal, stack, size, tls, tids, count uint64 }{
+		signal: uint64(unix.SIGCHLD), tids: uint64(uintptr(unsafe.Pointer(&pid))), count: 1}
+	child, _, errno := unix.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&args)), unsafe.Sizeof(args), 0)
+	if child == 0 && errno == 0 {
+		unix.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(program)), uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&env[0])))
+		unix.RawSyscall(unix.SYS_EXIT_GROUP, 1, 0, 0)
+	}
+	if errno != 0 {
+		fmt.Println("not born:", errno)
+		return
+	}
+	fmt.Println("born")
+	var status unix.WaitStatus
+	unix.Wait4(int(child), &status, 0, nil)
+	fmt.Println("ended", status.Signal())
+}
+
+func nul(s string) *byte { return unsafe.StringData(s + "\x00") }
+
 func main() {
+	if len(os.Args) == 3 && os.Args[1] == "reborn" {
+		pid, _ := strconv.Atoi(os.Args[2])
+		reborn(int32(pid))
+		return
+	}
 	if len(os.Args) > 2 && os.Args[1] == "flip" {
 		flip(os.Args[2:])
 	}

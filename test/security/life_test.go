@@ -108,6 +108,69 @@ func TestLifeRaces(t *testing.T) {
 	}
 }
 
+// Of many starts, removals and renames of one container at the same moment, the outcome is one that they have in some order: it
+// runs once, with its layer, or it is gone.
+func TestOneAtATime(t *testing.T) {
+	g := mounted(t)
+	g.sameServer(t)
+	const cmd = "sh -c 'sleep 0.02; echo kept > /mark; for i in 1 2 3 4 5; do sleep 0.01; cat /mark; done'"
+	for round := range 40 {
+		g.make("c", g.Root(), cmd)
+		starts, removals := make(chan bool, 8), make(chan bool, 8)
+		var all sync.WaitGroup
+		barrier := make(chan struct{})
+		for n := range 8 {
+			all.Go(func() {
+				<-barrier
+				for _, name := range []string{"c", "d"} {
+					switch {
+					case n < 5:
+						starts <- g.put(name+"/start", "1") == nil
+					case n == 5:
+						os.Rename(g.Dir+"/c", g.Dir+"/d")
+					case round%2 == 1:
+						removals <- os.Remove(g.Dir+"/"+name) == nil
+					}
+					if n < 5 {
+						break // one start each
+					}
+				}
+			})
+		}
+		close(barrier)
+		all.Wait()
+		ran, gone := 0, 0
+		for range len(starts) {
+			if <-starts {
+				ran++
+			}
+		}
+		for range len(removals) {
+			if <-removals {
+				gone++
+			}
+		}
+		name := "c"
+		if _, err := os.Stat(g.Dir + "/d"); err == nil {
+			name = "d"
+		}
+		_, err := os.Stat(g.Dir + "/" + name)
+		if ran > 1 || gone > 1 || ran+gone > 1 || (gone == 1) != (err != nil) {
+			t.Errorf("round %d: %d starts and %d removals have succeeded, and it is there: %v", round, ran, gone, err == nil)
+		}
+		if gone > 0 {
+			continue
+		}
+		if ran > 0 {
+			exit, log := g.Read(name+"/wait"), g.Read(name+"/log")
+			if exit != "0" || log != strings.TrimSpace(strings.Repeat("kept\n", 5)) {
+				t.Errorf("round %d: exit %s, log %q", round, exit, log)
+			}
+		}
+		must(t, os.Remove(g.Dir+"/"+name))
+	}
+}
+
 // A process that has got the pid of a container's, which has ended without the server's knowing yet, is neither killed nor entered.
 func TestReusedPid(t *testing.T) {
 	g := mounted(t)

@@ -33,7 +33,7 @@ func nodes(t *testing.T, dir string) {
 
 // opener opens every node there is, below every mount, and makes some first where it can.
 const opener = `sh -c 'for d in / /tmp /dev /dev/shm /dev/mqueue /dev/pts /run /volume /plain /plain-dev /etc
-do mknod -m 666 $d/made c 1 11 2>/dev/null && echo made; mknod -m 666 $d/disk b 254 0 2>/dev/null; done
+do mknod -m 666 $d/made c 10 229 2>/dev/null && echo made; mknod -m 666 $d/disk b 254 0 2>/dev/null; done
 for f in $(find / -xdev ! -path "/proc/*" \( -type c -o -type b \)) $(find /dev /volume /plain /plain-dev \( -type c -o -type b \) 2>/dev/null)
 do (: < $f) 2>/dev/null && echo opened $f; done; echo end'`
 

@@ -10,8 +10,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// capabilityNames lists the capabilities by number, as in include/uapi/linux/capability.h.
-var capabilityNames = []string{
+// CapabilityNames lists the capabilities by number, as in include/uapi/linux/capability.h.
+var CapabilityNames = []string{
 	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID",
 	"CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_ADMIN", "CAP_NET_RAW",
 	"CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE", "CAP_SYS_PACCT",
@@ -20,7 +20,7 @@ var capabilityNames = []string{
 	"CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
 }
 
-func isCap(name string) bool { return slices.Contains(capabilityNames, name) }
+func isCap(name string) bool { return slices.Contains(CapabilityNames, name) }
 
 // Caps returns the capabilities that the container may have at most, sorted: its bounding set.
 func (c *Config) Caps() []string {
@@ -54,7 +54,7 @@ func (c *Config) SetCaps(items []string) error {
 		}
 	}
 	var all []string
-	for _, name := range capabilityNames {
+	for _, name := range CapabilityNames {
 		if set[name] {
 			all = append(all, name)
 		}
@@ -74,7 +74,7 @@ func parseCap(word string) (names []string, keep bool, err error) {
 	}
 	name = strings.ToUpper(name)
 	if name == "ALL" {
-		return capabilityNames, !drop, nil
+		return CapabilityNames, !drop, nil
 	}
 	if name == "NONE" && len(word) == len(name) {
 		return nil, false, nil

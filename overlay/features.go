@@ -69,7 +69,9 @@ func (s *Store) tryOverlay(dir, lower *os.File) error {
 }
 
 func (s *Store) tryVolatile(lower *os.File) error {
-	mount, err := s.mountVolatile("", lower, unix.MOUNT_ATTR_NODEV, nil)
+	r := &Root{}
+	defer r.Close()
+	mount, err := s.mountVolatile(r, "", lower, unix.MOUNT_ATTR_NODEV, nil)
 	if err != nil {
 		return err
 	}
@@ -84,7 +86,9 @@ func (s *Store) tryIDMapped(dir, lower, userns *os.File) error {
 	if err != nil {
 		return err
 	}
-	mount, err := s.overlayIn(dir, lower, unix.MOUNT_ATTR_NODEV, ids)
+	r := &Root{}
+	defer r.Close()
+	mount, err := s.overlayIn(r, dir, lower, unix.MOUNT_ATTR_NODEV, ids)
 	if err != nil {
 		return err
 	}
@@ -105,9 +109,9 @@ func (s *Store) Identify(userns *os.File) (*IDs, error) {
 // identify shows own, a directory of the host's root, with the ids of the namespace: the mount says who that is.
 func identify(own, userns *os.File) (*IDs, error) {
 	ids := &IDs{Userns: userns}
-	mapped, err := idmapped(own, ids)
+	mapped, err := clone(own, "", false, 0, ids)
 	if err != nil {
-		return nil, err
+		return nil, locate(err, own)
 	}
 	defer mapped.Close()
 	var st unix.Stat_t

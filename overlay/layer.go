@@ -9,17 +9,17 @@ import (
 )
 
 // mountOverlay mounts lower under the container's private layer.
-func (s *Store) mountOverlay(id string, lower *os.File, attr uint64, ids *IDs) (*os.File, error) {
+func (s *Store) mountOverlay(r *Root, id string, lower *os.File, attr uint64, ids *IDs) (*os.File, error) {
 	dir, err := openat(s.homes, inHomes(id), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	if err != nil {
 		return nil, err
 	}
 	defer dir.Close()
-	return s.overlayIn(dir, lower, attr, ids)
+	return s.overlayIn(r, dir, lower, attr, ids)
 }
 
-// overlayIn mounts lower under the layer in dir, and makes that if there is none.
-func (s *Store) overlayIn(dir, lower *os.File, attr uint64, ids *IDs) (*os.File, error) {
+// overlayIn mounts lower under the layer in dir, and makes that if there is none. What it needed for that stays with r.
+func (s *Store) overlayIn(r *Root, dir, lower *os.File, attr uint64, ids *IDs) (*os.File, error) {
 	// With the owner that lower has on disk: the layer is made before anything is idmapped.
 	upper, work, err := layerIn(dir, lower)
 	if err != nil {
@@ -30,16 +30,14 @@ func (s *Store) overlayIn(dir, lower *os.File, attr uint64, ids *IDs) (*os.File,
 	if ids == nil {
 		return newOverlay(layers{lower: lower, upper: upper, work: work}, attr)
 	}
-	lower, err = idmapped(lower, ids)
+	lower, err = r.idmapped(lower, ids)
 	if err != nil {
 		return nil, err
 	}
-	defer lower.Close()
-	home, err := idmapped(dir, ids) // one for both halves, which have to be on one mount
+	home, err := r.idmapped(dir, ids) // one for both halves, which have to be on one mount
 	if err != nil {
 		return nil, err
 	}
-	defer home.Close()
 	mappedUpper, mappedWork, err := layerIn(home, lower)
 	if err != nil {
 		return nil, err
@@ -49,10 +47,13 @@ func (s *Store) overlayIn(dir, lower *os.File, attr uint64, ids *IDs) (*os.File,
 	return s.overlay(layers{lower: lower, upper: mappedUpper, work: mappedWork, detached: []*os.File{lower, home}, ids: ids}, attr)
 }
 
-// idmapped makes a clone of the mount that dir is on, from dir on, with ids. What is mounted below it stays behind:
-// overlayfs would not look at it.
-func idmapped(dir *os.File, ids *IDs) (*os.File, error) {
+// idmapped makes a clone of the mount that dir is on, from dir on, with ids, which stays with the root. What is mounted
+// below it stays behind: overlayfs would not look at it.
+func (r *Root) idmapped(dir *os.File, ids *IDs) (*os.File, error) {
 	tree, err := clone(dir, "", false, 0, ids)
+	if err == nil {
+		r.scaffold = append(r.scaffold, tree)
+	}
 	return tree, locate(err, dir)
 }
 
@@ -60,18 +61,17 @@ func idmapped(dir *os.File, ids *IDs) (*os.File, error) {
 // with the mount. The kernel's option "volatile" would add only a directory to make: a tmpfs has nothing to write back.
 // With ids the layer itself is not idmapped, which kernels before 6.3 cannot do with a tmpfs; its files have the host's
 // ids, and nobody but the container sees them. So root may make the overlay.
-func (s *Store) mountVolatile(id string, lower *os.File, attr uint64, ids *IDs) (*os.File, error) {
+func (s *Store) mountVolatile(r *Root, id string, lower *os.File, attr uint64, ids *IDs) (*os.File, error) {
 	memory, err := newTmpfs()
 	if err != nil {
 		return nil, err
 	}
-	defer memory.Close()
+	r.scaffold = append(r.scaffold, memory)
 	detached := []*os.File{memory}
 	if ids != nil {
-		if lower, err = idmapped(lower, ids); err != nil {
+		if lower, err = r.idmapped(lower, ids); err != nil {
 			return nil, err
 		}
-		defer lower.Close()
 		detached = append(detached, lower)
 	}
 	upper, work, err := layerIn(memory, lower)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -15,6 +16,9 @@ import (
 // Root is a container's root, ready to be moved into a mount namespace.
 type Root struct {
 	Mounts []Mount // in the order in which they are to be attached, "/" first
+
+	mu       sync.Mutex
+	scaffold []*os.File // guarded by mu; detached mounts that the making needed: overlayfs has clones of its own by now
 }
 
 // Mount is one mount of a root.
@@ -28,10 +32,23 @@ type Mount struct {
 	Text string
 }
 
+// Release drops what only the making of the root needed. The kernel waits for a grace period with each, so nobody else should.
+// It may be called while the root is closed.
+func (r *Root) Release() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var err error
+	for _, f := range r.scaffold {
+		err = errors.Join(err, f.Close())
+	}
+	r.scaffold = nil
+	return err
+}
+
 // Close drops the mounts. Those that were moved somewhere live on there. The last close of an overlay writes its layer
 // to disk, for up to some milliseconds.
 func (r *Root) Close() error {
-	var err error
+	err := r.Release()
 	for i := range r.Mounts {
 		err = errors.Join(err, r.Mounts[i].File.Close())
 	}
@@ -42,7 +59,7 @@ func (r *Root) Close() error {
 // mode is what a root mode does: say it, and do it.
 type mode struct {
 	text  func(s *Store, id, root string) string
-	mount func(s *Store, id string, lower *os.File, attr uint64, ids *IDs) (*os.File, error)
+	mount func(s *Store, r *Root, id string, lower *os.File, attr uint64, ids *IDs) (*os.File, error)
 }
 
 // modes are the root modes. Each mounts the directory lower with attr added to the mount's attributes.
@@ -59,13 +76,13 @@ var modes = map[engine.RootMode]mode{
 	},
 	engine.RootReadOnly: {
 		text: func(s *Store, id, root string) string { return fmt.Sprintf("rbind %s ro nodev private", root) },
-		mount: func(s *Store, id string, lower *os.File, attr uint64, ids *IDs) (*os.File, error) {
+		mount: func(s *Store, _ *Root, id string, lower *os.File, attr uint64, ids *IDs) (*os.File, error) {
 			return s.cloneRoot(lower, attr|unix.MOUNT_ATTR_RDONLY, ids)
 		},
 	},
 	engine.RootDirect: {
 		text: func(s *Store, id, root string) string { return fmt.Sprintf("rbind %s rw nodev private", root) },
-		mount: func(s *Store, id string, lower *os.File, attr uint64, ids *IDs) (*os.File, error) {
+		mount: func(s *Store, _ *Root, id string, lower *os.File, attr uint64, ids *IDs) (*os.File, error) {
 			return s.cloneRoot(lower, attr, ids)
 		},
 	},
@@ -121,7 +138,7 @@ func (s *Store) prepare(id, root string, m mode, mounts []Mount, ids *IDs) (*Roo
 	r := &Root{}
 	for i, mount := range mounts {
 		if i == 0 {
-			mount.File, err = m.mount(s, id, lower, attr, ids)
+			mount.File, err = m.mount(s, r, id, lower, attr, ids)
 		} else {
 			mount.File, err = s.part(mount.Target, ids)
 		}

@@ -13,13 +13,11 @@ import (
 func (k *Keeper) run(s *server, m message, fds []int) {
 	defer closeAll(fds)
 	reply := message{Kind: kindRan, Seq: m.Seq}
-	status, err := syscall.WaitStatus(0), error(syscall.EINVAL)
-	if len(fds) > 0 {
-		var img *launch.Image
-		if img, err = launch.Map(fds[0], fds[1:]); err == nil {
-			status, err = k.finish(img, time.Duration(m.Started))
-			img.Close()
-		}
+	status := syscall.WaitStatus(0)
+	img, err := program(fds)
+	if err == nil {
+		status, err = k.finish(img, time.Duration(m.Started))
+		img.Close()
 	}
 	reply.Status = uint32(status)
 	if err != nil {

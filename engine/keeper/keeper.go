@@ -369,7 +369,12 @@ func (k *Keeper) acknowledged(m message) {
 func (k *Keeper) start(s *server, m message, fds []int) {
 	defer closeAll(fds)
 	reply := message{Kind: kindStarted, Seq: m.Seq, ID: m.ID}
-	c, err := k.launch(m, fds)
+	img, err := program(fds)
+	var c *child
+	if err == nil {
+		defer img.Close() // after the answer: the other processors take part in it
+		c, err = k.launch(m, img)
+	}
 	if err != nil {
 		reply.fail(err)
 		s.out.put(reply)
@@ -390,6 +395,14 @@ func (k *Keeper) start(s *server, m message, fds []int) {
 	if c.exited != nil {
 		k.record(c, *c.exited)
 	}
+}
+
+// program maps the program that came first among the descriptors; the others are those that it uses.
+func program(fds []int) (*launch.Image, error) {
+	if len(fds) == 0 {
+		return nil, fmt.Errorf("a message without a program: %w", syscall.EINVAL)
+	}
+	return launch.Map(fds[0], fds[1:])
 }
 
 // takeTime does what nobody waits for, on a thread of the lowest priority: on a machine with few processors it would otherwise
@@ -420,13 +433,10 @@ func (k *Keeper) namespaces(s *server, m message, text string) {
 func (k *Keeper) runInside(s *server, m message, fds []int) {
 	defer closeAll(fds)
 	reply := message{Kind: kindPerformed, Seq: m.Seq}
-	err := error(syscall.EINVAL)
-	if len(fds) > 0 {
-		var img *launch.Image
-		if img, err = launch.Map(fds[0], fds[1:]); err == nil {
-			err = img.Perform(launchLimit)
-			img.Close()
-		}
+	img, err := program(fds)
+	if err == nil {
+		err = img.Perform(launchLimit)
+		img.Close()
 	}
 	if err != nil {
 		reply.fail(err)
@@ -462,15 +472,7 @@ func (k *Keeper) lendPins(s *server, id [idSize]byte, files []*os.File) {
 
 // launch forks the child and waits until it has executed its program. A child that failed has been waited for when launch
 // returns, so that its groups are empty.
-func (k *Keeper) launch(m message, fds []int) (*child, error) {
-	if len(fds) == 0 {
-		return nil, fmt.Errorf("a start without a program: %w", syscall.EINVAL)
-	}
-	img, err := launch.Map(fds[0], fds[1:])
-	if err != nil {
-		return nil, err
-	}
-	defer img.Close()
+func (k *Keeper) launch(m message, img *launch.Image) (*child, error) {
 	c := &child{id: m.ID, image: img, reaped: make(chan struct{})}
 	k.mu.Lock()
 	k.launching[c] = true

@@ -86,9 +86,11 @@ func (m *message) fail(err error) {
 	}
 }
 
-// link is one end of the socket pair.
+// link is one end of the socket pair. Many may send, one receives.
 type link struct {
 	conn *net.UnixConn
+	in   []byte // what receive reads into
+	oob  []byte
 }
 
 // newLink takes over the socket f.
@@ -103,7 +105,7 @@ func newLink(f *os.File) (*link, error) {
 		c.Close()
 		return nil, fmt.Errorf("descriptor %s is not a unix socket: %w", f.Name(), syscall.ENOTSOCK)
 	}
-	return &link{conn: u}, nil
+	return &link{conn: u, in: make([]byte, messageSize+maxText), oob: make([]byte, unix.CmsgSpace(maxPassed*4))}, nil
 }
 
 func (l *link) close() error { return l.conn.Close() }
@@ -155,8 +157,7 @@ func (l *link) trySend(m *message, files []*os.File) error {
 
 // receive reads one packet. The descriptors, close-on-exec, become the caller's. io.EOF means that the other end is gone.
 func (l *link) receive(m *message) (text string, fds []int, err error) {
-	b := make([]byte, messageSize+maxText)
-	oob := make([]byte, unix.CmsgSpace(maxPassed*4))
+	b, oob := l.in, l.oob
 	n, oobn, flags, _, err := l.conn.ReadMsgUnix(b, oob)
 	if err != nil {
 		if errors.Is(err, syscall.ECONNRESET) {

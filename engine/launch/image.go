@@ -44,7 +44,7 @@ func Map(program int, fds []int) (*Image, error) {
 	if size < int64(unsafe.Sizeof(header{})) || size > 1<<28 {
 		return nil, fmt.Errorf("a program of %d bytes: %w", size, syscall.EINVAL)
 	}
-	mem, err := unix.Mmap(program, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	mem, err := unix.Mmap(program, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
 	if err != nil {
 		return nil, os.NewSyscallError("mmap", err)
 	}

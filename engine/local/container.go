@@ -15,6 +15,7 @@ import (
 
 	"github.com/ctrfs/ctrfs/engine"
 	"github.com/ctrfs/ctrfs/engine/cgroup"
+	"github.com/ctrfs/ctrfs/engine/plan"
 	"github.com/ctrfs/ctrfs/overlay"
 )
 
@@ -46,7 +47,8 @@ type container struct {
 	failure string        // guarded by mu
 	changed time.Time     // guarded by mu
 	moved   chan struct{} // guarded by mu; closed and replaced when the state changes
-	plan    string        // guarded by mu; the steps of the last start, as text, which is a tenth of them
+	steps   []plan.Step   // guarded by mu; of the last start, until plan holds them
+	plan    string        // guarded by mu; the same as text, which is a tenth of them
 	group   *cgroup.Group // guarded by mu; nil until something needs it
 	root    *overlay.Root // guarded by mu; held while it runs, so that nobody waits for its teardown
 	mounts  *os.File      // guarded by mu; its mount namespace, held for the same reason; may be nil

@@ -45,7 +45,7 @@ func (c *container) take(x keeper.Exit) bool {
 	}
 	root, pidfd := c.root, c.pidfd
 	mounts := c.mounts
-	c.pid, c.pidfd, c.root, c.mounts = 0, nil, nil, nil
+	c.pid, c.pidfd, c.root, c.mounts, c.steps = 0, nil, nil, nil, nil
 	c.rec.Exit, c.rec.Started, c.rec.KillAt = exit, true, time.Time{}
 	c.endLeftovers()
 	c.enter(engine.Exited)

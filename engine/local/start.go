@@ -92,7 +92,7 @@ func (s *starting) run() error {
 	if err != nil {
 		return err
 	}
-	if s.steps, err = c.steps(s.view, described, s.around, s.plain); err != nil {
+	if s.steps, err = c.planned(s.view, described, s.around, s.plain); err != nil {
 		return err
 	}
 	if err = s.openLog(); err != nil {
@@ -154,19 +154,27 @@ func (s *starting) lookUpUser() error {
 	return nil
 }
 
-// note keeps the steps of a start as text, a tenth of what they are, when nobody waits for it any more. Until then the plan is
-// made anew.
-func (c *container) note(started time.Time, steps []plan.Step) {
+// noteDelay is how long the steps of a start are kept as they are. Many a container is gone by then.
+const noteDelay = time.Second
+
+// note keeps the steps of a start as text, a tenth of what they are.
+func (c *container) note() {
+	c.mu.Lock()
+	steps := c.steps
+	c.mu.Unlock()
+	if steps == nil {
+		return
+	}
 	text := plan.String(steps)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.started.Equal(started) {
-		c.plan = text
+	if len(c.steps) > 0 && &c.steps[0] == &steps[0] {
+		c.plan, c.steps = text, nil
 	}
 }
 
-// steps makes the plan.
-func (c *container) steps(v *engine.View, mounts []overlay.Mount, around *surroundings, plain []bool) ([]plan.Step, error) {
+// planned makes the plan.
+func (c *container) planned(v *engine.View, mounts []overlay.Mount, around *surroundings, plain []bool) ([]plan.Step, error) {
 	h := plan.Host{Name: v.Name, Cgroup: c.groupPath(), Limits: limitWords(v.Config), Mountpoint: c.e.facts.mountpoint,
 		LastCap: c.e.facts.lastCap, NoFile: c.e.facts.noFile, Joined: around.joined, IDs: around.text, BindFiles: plain}
 	for _, m := range mounts {
@@ -202,16 +210,19 @@ func limitWords(c *engine.Config) []string {
 func (c *container) Plan() (string, error) {
 	v := c.View()
 	c.mu.Lock()
-	text := c.plan
+	text, steps := c.plan, c.steps
 	c.mu.Unlock()
 	if v.State.Active() && text != "" {
 		return text, nil
+	}
+	if v.State.Active() && steps != nil {
+		return plan.String(steps), nil
 	}
 	mounts, err := c.e.roots.Describe(c.id, v.Config.Rootfs(), v.Config.RootMode())
 	if err != nil {
 		return "", err
 	}
-	list, err := c.steps(v, mounts, c.describe(v.Config), nil)
+	list, err := c.planned(v, mounts, c.describe(v.Config), nil)
 	if err != nil {
 		return "", err
 	}
@@ -340,8 +351,13 @@ func (s *starting) executed(r keeper.Running) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.pid, c.pidfd, c.started, c.oomBase = r.PID, r.PidFD, r.Started, kills
-	c.root, c.mounts, c.plan = s.root, mounts, ""
-	c.settled.Go(func() { c.note(r.Started, s.steps) })
+	c.root, c.mounts, c.plan, c.steps = s.root, mounts, "", s.steps
+	c.settled.Go(func() {
+		if err := s.root.Release(); err != nil {
+			c.e.log.Warn("what made a root is not closed", "container", c.id, "err", err)
+		}
+	})
+	time.AfterFunc(noteDelay, c.note)
 	c.failure = ""
 	c.rec.Started = true
 	if s.around.first != 0 {

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ctrfs/ctrfs/engine"
 )
 
 // attributes maps the mount options that are the kernel's own to the attributes of fsmount(2) and mount_setattr(2). Every
@@ -52,19 +54,10 @@ func attrNames(attr uint64) []string {
 	return names
 }
 
-// capabilities lists every capability by number, as in include/uapi/linux/capability.h.
-var capabilities = [...]string{
-	"CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "LINUX_IMMUTABLE",
-	"NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO",
-	"SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME",
-	"SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG",
-	"WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
-}
-
 // capabilityMask turns names into a bit set; the second result is a name that does not exist, or "".
 func capabilityMask(names []string) (mask uint64, unknown string) {
 	for _, name := range names {
-		i := slices.Index(capabilities[:], strings.TrimPrefix(name, "CAP_"))
+		i := slices.Index(engine.CapabilityNames, capPrefix+strings.TrimPrefix(name, capPrefix))
 		if i < 0 {
 			return 0, name
 		}
@@ -73,15 +66,19 @@ func capabilityMask(names []string) (mask uint64, unknown string) {
 	return mask, ""
 }
 
+// capabilityNames is the inverse of capabilityMask, for printing.
 func capabilityNames(mask uint64) []string {
 	var names []string
-	for i, name := range capabilities {
+	for i, name := range engine.CapabilityNames {
 		if mask&(1<<i) != 0 {
-			names = append(names, name)
+			names = append(names, strings.TrimPrefix(name, capPrefix))
 		}
 	}
 	return names
 }
+
+// capPrefix begins a capability's full name, which is left out where people read many.
+const capPrefix = "CAP_"
 
 // rlimits maps the names of OCI process.rlimits to the numbers of getrlimit(2).
 var rlimits = map[string]int{

@@ -9,6 +9,7 @@
 //	hostile fds     print every descriptor that it was given, and what that is
 //	hostile x32     make a system call of x32
 //	hostile reborn PID      be, on the host, another process with the pid of one that has ended; say how it ends
+//	hostile lurk    wait for whatever comes into the container, for ever, and say what could be had of it
 //	hostile flip NAME...    exchange each NAME with NAME.link, and back, for ever
 package main
 
@@ -192,6 +193,44 @@ func flip(names []string) {
 	}
 }
 
+// lurk tries to get hold of every process that comes, as the first process of a container can that sees who joins it.
+func lurk() {
+	seen := map[string]bool{}
+	fmt.Println("lurking")
+	for {
+		entries, _ := os.ReadDir("/proc")
+		for _, e := range entries {
+			pid, err := strconv.Atoi(e.Name())
+			if err != nil || pid == os.Getpid() {
+				continue
+			}
+			dir := "/proc/" + e.Name() + "/"
+			got := map[string]bool{"trace": raw(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(pid)) == nil, "memory": opens(dir+"mem", unix.O_RDWR) == nil}
+			for _, link := range []string{"exe", "root", "cwd", "ns/mnt"} {
+				_, err := os.Readlink(dir + link)
+				got[link] = err == nil
+			}
+			for n := range 24 { // their numbers may show, what is behind them may not
+				if fd := fmt.Sprint("fd/", n); opens(dir+fd, unix.O_PATH) == nil {
+					got[fd] = true
+				}
+			}
+			text, err := os.ReadFile(dir + "environ")
+			got["environment"] = err == nil && len(text) > 0
+			if _, err := os.Stat(dir); err == nil && !seen["somebody"] {
+				seen["somebody"] = true
+				fmt.Println("saw somebody")
+			}
+			for what, had := range got {
+				if had && !seen[what] {
+					seen[what] = true
+					fmt.Println("had", what)
+				}
+			}
+		}
+	}
+}
+
 // reborn makes a child with a pid of the caller's choice, clone3(2), that sleeps.
 func reborn(pid int32) {
 	argv := []*byte{nul("sleep"), nul("1000"), nil}
@@ -217,6 +256,9 @@ func reborn(pid int32) {
 func nul(s string) *byte { return unsafe.StringData(s + "\x00") }
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == "lurk" {
+		lurk()
+	}
 	if len(os.Args) == 3 && os.Args[1] == "reborn" {
 		pid, _ := strconv.Atoi(os.Args[2])
 		reborn(int32(pid))

@@ -25,6 +25,7 @@ var ociRules = []struct {
 		}
 		return nil
 	}},
+	{"process.consoleSize", checkConsoleSize},
 	{"process.env", func(c *Config) error { return c.SetEnv(c.Env()) }},
 	{"process.cwd", func(c *Config) error { return c.SetCwd(c.Cwd()) }},
 	{"process.user", checkUser},
@@ -33,12 +34,7 @@ var ociRules = []struct {
 	{"process.apparmorProfile", func(c *Config) error { return c.SetAppArmor(c.AppArmor()) }},
 	{"process.selinuxLabel", func(c *Config) error { return c.SetSELinux(c.SELinux()) }},
 	{"process.oomScoreAdj", func(c *Config) error { return NewConfig().SetOOMScoreAdj(c.OOMScoreAdj()) }},
-	{"root.path", func(c *Config) error {
-		if p := c.Rootfs(); p != RootHost && !path.IsAbs(p) {
-			return ociBad(p, "relative to a bundle directory, which a file does not know", "write the root's absolute path, or host")
-		}
-		return c.SetRootfs(c.Rootfs())
-	}},
+	{"root.path", func(c *Config) error { return c.SetRootfs(c.Rootfs()) }},
 	{"hostname", func(c *Config) error { return c.SetHostname(c.Spec.Hostname) }},
 	{"domainname", func(c *Config) error { return (&Config{}).SetHostname(c.Spec.Domainname) }}, // as long, of the same letters
 	{"mounts", checkMounts},

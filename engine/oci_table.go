@@ -21,10 +21,9 @@ const (
 var ociRows = []ociRow{
 	{path: "ociVersion", verdict: ociHonoured, text: "1.x; kept as it is written, since each field is checked by itself"},
 
-	{path: "process.terminal", verdict: ociRefused, text: "the program's output goes to log, and there is no terminal to give it",
-		cure: "set it to false"},
-	{path: "process.consoleSize.height", verdict: ociHonoured, text: "kept; means nothing without process.terminal, as the specification says"},
-	{path: "process.consoleSize.width", verdict: ociHonoured, text: "kept; means nothing without process.terminal, as the specification says"},
+	{path: "process.terminal", verdict: ociHonoured, text: "`tty`; what the program writes goes to log, and nothing is typed"},
+	{path: "process.consoleSize.height", verdict: ociHonoured, text: "`tty`; 24 when it is left out or 0; without process.terminal kept, and means nothing"},
+	{path: "process.consoleSize.width", verdict: ociHonoured, text: "`tty`; 80 when it is left out or 0; without process.terminal kept, and means nothing"},
 	{path: "process.user.uid", verdict: ociHonoured, text: "`user`"},
 	{path: "process.user.gid", verdict: ociHonoured, text: "`user`"},
 	{path: "process.user.umask", verdict: ociHonoured, text: "step umask; 0022 when it is left out"},
@@ -50,7 +49,7 @@ var ociRows = []ociRow{
 	{path: "process.ioPriority", verdict: ociRefused, text: "a start does not change how input and output is scheduled", cure: ociWrapper + "ionice(1)"},
 	{path: "process.execCPUAffinity", verdict: ociRefused, text: "a start does not change the CPU affinity", cure: ociWrapper + "taskset(1)"},
 
-	{path: "root.path", verdict: ociHonoured, text: "`rootfs`; absolute, because a file knows no bundle directory that it could be relative to. " +
+	{path: "root.path", verdict: ociHonoured, text: "`rootfs`; a relative one is taken from the working directory of whoever writes it, the bundle, and reads back absolute. " +
 		"`host`, the default, is no path but the root that ctrfs makes of this machine's /usr"},
 	{path: "root.readonly", verdict: ociHonoured, text: "`rootfs.mode` ro, and no other"},
 	{path: "hostname", verdict: ociHonoured, text: "`hostname`; left out while it is the container's own name, so that a copy gets its own"},
@@ -125,7 +124,7 @@ var ociRows = []ociRow{
 	{path: "linux.resources.unified", verdict: ociRefused, text: "a setting of the groups has a file, or it has none and nobody sets it", cure: "leave it out; write to the files"},
 	{path: "linux.cgroupsPath", verdict: ociRefused, text: "a container's groups lie where its directory lies; elsewhere the limits of the containers around it would not hold",
 		cure: "leave it out; nest the directories instead: mkdir -p pod/web"},
-	{path: "linux.namespaces[].type", verdict: ociHonoured, text: "`namespaces`; a type that is left out is the host's; without a new mount namespace the program runs on files as they are mounted already, so a root, mounts beyond the customary ones, nodes, and other masked or read-only paths than the customary ones or none are refused"},
+	{path: "linux.namespaces[].type", verdict: ociHonoured, text: "`namespaces`; a type that is left out is the host's; without a new mount namespace the program runs on files as they are mounted already, so a root, a terminal, mounts beyond the customary ones, nodes, and other masked or read-only paths than the customary ones or none are refused"},
 	{path: "linux.namespaces[].path", verdict: ociHonoured, text: "`namespaces`"},
 	{path: "linux.devices[].path", verdict: ociHonoured, text: "`devices`"},
 	{path: "linux.devices[].type", verdict: ociHonoured, text: "`devices`"},

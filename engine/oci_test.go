@@ -342,10 +342,10 @@ func TestOCIMalformed(t *testing.T) {
 
 // TestOCIAll: one sentence names every field that is refused, up to a bound, and says what to do.
 func TestOCIAll(t *testing.T) {
-	text := strings.Replace(string(full(t)), `"args"`, `"terminal": true, "scheduler": {"policy": "SCHED_FIFO"}, "args"`, 1)
+	text := strings.Replace(string(full(t)), `"args"`, `"commandLine": "x", "scheduler": {"policy": "SCHED_FIFO"}, "args"`, 1)
 	_, err := decodeOCI([]byte(text))
-	if err == nil || !strings.Contains(err.Error(), "process.terminal") || !strings.Contains(err.Error(), "process.scheduler.policy") ||
-		!strings.Contains(err.Error(), "set it to false") {
+	if err == nil || !strings.Contains(err.Error(), "process.commandLine") || !strings.Contains(err.Error(), "process.scheduler.policy") ||
+		!strings.Contains(err.Error(), "give args") {
 		t.Errorf("got %v", err)
 	}
 	text = strings.Replace(text, `"linux": {`, `"linux": {"memoryPolicy": {"mode": "x"}, "intelRdt": {"closID": "x", "schemata": ["x"],

@@ -88,20 +88,27 @@ func (c *Config) EffectiveHostname(name string) string {
 	return name
 }
 
-// Rootfs returns the root: [RootHost] or an absolute path on the host.
+// Rootfs returns the root: [RootHost] or a path on the host, which is absolute in what an engine hands out.
 func (c *Config) Rootfs() string { return c.Spec.Root.Path }
 
-// SetRootfs sets it. Whether the path exists is for the engine to say, when the setting is written and again at start.
+// SetRootfs sets it. Whether the path exists, and what a relative one is relative to, is for the engine to say; ./host is a directory.
 func (c *Config) SetRootfs(root string) error {
-	if root != RootHost && !strings.HasPrefix(root, "/") {
-		return Invalid("rootfs", root, "neither an absolute path nor a known root", "write a directory's absolute path, or host")
+	if root == "" {
+		return Invalid("rootfs", root, "neither a path nor a known root", "write a directory's path, or host")
 	}
-	if root != RootHost {
-		root = path.Clean(root)
+	switch clean := path.Clean(root); {
+	case root == RootHost:
+	case clean == RootHost:
+		root = "./" + clean
+	default:
+		root = clean
 	}
 	c.Spec.Root.Path = root
 	return nil
 }
+
+// RelativeRootfs reports whether the root is a path that an engine has yet to make absolute.
+func (c *Config) RelativeRootfs() bool { return c.Rootfs() != RootHost && !path.IsAbs(c.Rootfs()) }
 
 // RootMode returns what happens to the container's writes.
 func (c *Config) RootMode() RootMode {

@@ -166,6 +166,9 @@ func (c *Config) Devices() []string {
 	return out
 }
 
+// AllDevices reports whether the container may use every device.
+func (c *Config) AllDevices() bool { return slices.Contains(c.Devices(), "a *:* rwm") }
+
 // deviceRules leaves out the rule that nothing is allowed, with which a list of rules begins.
 func deviceRules(rules []specs.LinuxDeviceCgroup) []specs.LinuxDeviceCgroup {
 	if len(rules) > 0 && isDenyAll(rules[0]) {

@@ -189,7 +189,7 @@ func TestIsolationRefused(t *testing.T) {
 
 // unisolated are setters that [isolation] does not have.
 var unisolated = map[string]func(*Config, string) error{
-	"hostname": (*Config).SetHostname, "rootfs": (*Config).SetRootfs,
+	"hostname": (*Config).SetHostname, "tty": (*Config).SetTTY, "rootfs": (*Config).SetRootfs,
 	"rootfs.mode": func(c *Config, v string) error { return c.SetRootMode(RootMode(v)) },
 }
 
@@ -201,7 +201,7 @@ func TestIsolationClashes(t *testing.T) {
 		{"namespaces:mnt host;mounts:tmpfs /x tmpfs rw", "mounted already; empty mounts"}, {"namespaces:mnt other;mounts:tmpfs /x tmpfs rw", "empty mounts"},
 		{"namespaces:mnt /run/x;masked:/x", "empty masked"}, {"namespaces:mnt other;readonly:/x", "empty readonly"},
 		{"namespaces:mnt host;masked:;readonly:", ""}, {"namespaces:mnt host;devices:c 10:229 rw /dev/fuse", "leave the paths of nodes out"},
-		{"namespaces:mnt host;devices:c 10:229 rw", ""}, {"namespaces:mnt host;rootfs:/srv", "empty rootfs first"}, {"namespaces:mnt host;rootfs.mode:ro", "empty rootfs.mode"},
+		{"namespaces:mnt host;tty:1", "empty tty first"}, {"namespaces:mnt host;tty:0", ""}, {"namespaces:mnt host;devices:c 10:229 rw", ""}, {"namespaces:mnt host;rootfs:/srv", "empty rootfs first"}, {"namespaces:mnt host;rootfs.mode:ro", "empty rootfs.mode"},
 		{"namespaces:user host;uid_map:0 1 1", "has a map"}, {"namespaces:user /x;gid_map:0 1 1", "has a map"},
 		{"namespaces:net host;sysctl:net.ipv4.ip_forward 1", "network"}, {"namespaces:ipc host;sysctl:kernel.sem 1", "own limits"},
 		{"namespaces:uts host;sysctl:kernel.domainname x", "domain"},

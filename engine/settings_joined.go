@@ -17,6 +17,7 @@ var unmountable = []ruledOut{
 	notMounted("masked", func(c *Config) string { return others(c.Masked(), defaultMasked) }),
 	notMounted("readonly", func(c *Config) string { return others(c.Readonly(), defaultReadonly) }),
 	notMounted("devices", func(c *Config) string { return strings.Join(c.additionalNodes(), ", ") }),
+	notMounted("tty", func(c *Config) string { return unless("0", c.TTY()) }), // a terminal is made in a devpts of its own
 	notMounted("linux.rootfsPropagation", func(c *Config) string {
 		return unless("private", unless("rprivate", c.Spec.Linux.RootfsPropagation))
 	}),

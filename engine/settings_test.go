@@ -25,6 +25,7 @@ func TestSettings(t *testing.T) {
 		err := c.SetRootMode(RootMode(v))
 		return string(c.RootMode()), err
 	}
+	tty := func(c *Config, v string) (string, error) { err := c.SetTTY(v); return c.TTY(), err }
 	signal := func(c *Config, v string) (string, error) { err := c.SetStopSignal(v); return c.StopSignal(), err }
 	cases := []struct {
 		name    string
@@ -51,7 +52,20 @@ func TestSettings(t *testing.T) {
 		{"hostname", host, strings.Repeat("x", 65), "", syscall.EINVAL},
 		{"rootfs", root, "host", "host", 0},
 		{"rootfs", root, "/srv//root/", "/srv/root", 0},
-		{"rootfs", root, "srv/root", "", syscall.EINVAL},
+		{"rootfs", root, "srv//root/", "srv/root", 0},
+		{"rootfs", root, "./host", "./host", 0},
+		{"rootfs", root, "", "", syscall.EINVAL},
+		{"tty", tty, "0", "0", 0},
+		{"tty", tty, "1", "1", 0},
+		{"tty", tty, "80x24", "80x24", 0},
+		{"tty", tty, "65535x1", "65535x1", 0},
+		{"tty", tty, "65536x1", "", syscall.EINVAL},
+		{"tty", tty, "1x65536", "", syscall.EINVAL},
+		{"tty", tty, "0x24", "", syscall.EINVAL},
+		{"tty", tty, "80x024", "", syscall.EINVAL},
+		{"tty", tty, "80X24", "", syscall.EINVAL},
+		{"tty", tty, "80x24x1", "", syscall.EINVAL},
+		{"tty", tty, "yes", "", syscall.EINVAL},
 		{"rootfs.mode", mode, "volatile", "volatile", 0},
 		{"rootfs.mode", mode, "readonly", "", syscall.EINVAL},
 		{"stop.signal", signal, "sigint", "INT", 0},
@@ -79,8 +93,8 @@ func TestRefusedChangesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, err := range []error{
-		c.SetCmd(`"`), c.SetEnv([]string{"A"}), c.SetCwd("x"), c.SetHostname("a b"), c.SetRootfs("x"), c.SetRootMode("x"),
-		c.SetStopSignal("x"), c.SetPidsMax(pidsLimit + 1), c.SetCPUMax(1, 1), c.SetCPUMax(1, 1000), c.SetCPUWeight(0),
+		c.SetCmd(`"`), c.SetEnv([]string{"A"}), c.SetCwd("x"), c.SetHostname("a b"), c.SetRootfs(""), c.SetRootMode("x"),
+		c.SetTTY("x"), c.SetStopSignal("x"), c.SetPidsMax(pidsLimit + 1), c.SetCPUMax(1, 1), c.SetCPUMax(1, 1000), c.SetCPUWeight(0),
 		c.SetCPUWeight(10001),
 	} {
 		if Errno(err) != syscall.EINVAL {

@@ -10,7 +10,7 @@ import (
 var filesRows = []row{
 	{name: "rootfs", shape: single,
 		read: ofConfig((*engine.Config).Rootfs), set: asText((*engine.Config).SetRootfs),
-		help: "a directory's absolute path, or host: a read-only view of this machine's /usr with everything else fresh"},
+		help: "a directory, or host: a read-only view of this machine's /usr with everything else fresh; a relative path is taken from the writer's working directory"},
 	{name: "rootfs.mode", shape: single,
 		read: ofConfig(func(c *engine.Config) string { return string(c.RootMode()) }),
 		set: asText(func(c *engine.Config, mode string) error {

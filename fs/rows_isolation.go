@@ -10,7 +10,7 @@ import (
 // isolationRows are the boundaries of a container: what it sees of the machine, and what it may do.
 var isolationRows = []row{
 	{name: "namespaces", shape: keyed, def: "all new, time host", read: ofConfig(namespacesText), keys: (*engine.Config).SetNamespace,
-		help: "KIND CHOICE for pid net mnt ipc uts user cgroup time: new, host, a container's name, .. (the parent's), or a path; without mnt new there is no root of its own: rootfs, mounts, masked, readonly and nodes of devices are left as they are by default"},
+		help: "KIND CHOICE for pid net mnt ipc uts user cgroup time: new, host, a container's name, .. (the parent's), or a path; without mnt new there is no root of its own: rootfs, mounts, masked, readonly, tty and nodes of devices are left as they are by default"},
 	{name: "uid_map", shape: list, def: "a free range of 65536",
 		read: ofItems((*engine.Config).UIDMap), list: &listing{(*engine.Config).UIDMap, (*engine.Config).SetUIDMap},
 		help: "INSIDE OUTSIDE COUNT a line, as in user_namespaces(7): which of this machine's user ids the container's are"},

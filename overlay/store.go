@@ -23,7 +23,8 @@ type Store struct {
 	trash *trash
 	host  *host
 
-	forbidden atomic.Pointer[forbidden]
+	forbidden  atomic.Pointer[forbidden]
+	distrusted atomic.Pointer[func() []string]
 	// attach is set once the kernel has refused layers on detached mounts, and spares later calls the attempt.
 	attach atomic.Bool
 }

@@ -3,6 +3,7 @@ package overlay
 import (
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -19,6 +20,7 @@ var (
 	errProcLink = errors.New("it goes through a link of procfs, whose meaning depends on who asks")
 	errProcess  = errors.New("it is what procfs says of one process")
 	errRelative = errors.New("it is not an absolute path")
+	errTheirs   = errors.New("it goes through a link where a container may write, which can lead anywhere by now")
 )
 
 // open opens the directory at an absolute path, component by component, following symbolic links: no more than a
@@ -36,7 +38,11 @@ func (s *Store) openAny(path string, files bool) (*os.File, error) {
 	if no != nil && (path == no.dir || strings.HasPrefix(path, strings.TrimSuffix(no.dir, "/")+"/")) {
 		return nil, errOwnMount
 	}
-	w := walk{no: no, rest: strings.Split(path, "/"), files: files}
+	return s.resolve(walk{no: no, rest: strings.Split(path, "/"), files: files, theirs: s.theirs})
+}
+
+// resolve goes the whole way.
+func (s *Store) resolve(w walk) (*os.File, error) {
 	defer func() { w.at.Close() }()
 	if err := w.enter("/"); err != nil {
 		return nil, err
@@ -63,7 +69,13 @@ type walk struct {
 	rest  []string   // the components still to go
 	links int        // how many links it went through
 	files bool       // it may end at what is no directory
+
+	passed []place                   // the directories on the way
+	theirs func(passed []place) bool // whether a container may write below one of them; nil: it does not matter
 }
+
+// place is a directory, whatever it is called.
+type place struct{ dev, ino uint64 }
 
 // enter goes to the directory called name, or puts the text of a symbolic link of that name before the rest.
 func (w *walk) enter(name string) error {
@@ -81,17 +93,16 @@ func (w *walk) enter(name string) error {
 	}
 	w.at.Close()
 	w.at = next
-	if w.no == nil {
-		return nil
-	}
 	var st unix.Statx_t
-	// AT_STATX_DONT_SYNC: the device number is in the kernel; any other stat of a FUSE mount asks its server.
-	if err := unix.Statx(int(next.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st); err != nil {
+	// AT_STATX_DONT_SYNC: both numbers are in the kernel; any other stat of a FUSE mount asks its server.
+	if err := unix.Statx(int(next.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE|unix.STATX_INO, &st); err != nil {
 		return err
 	}
-	if unix.Mkdev(st.Dev_major, st.Dev_minor) == w.no.dev {
+	dev := unix.Mkdev(st.Dev_major, st.Dev_minor)
+	if w.no != nil && dev == w.no.dev {
 		return errOwnMount
 	}
+	w.passed = append(w.passed, place{dev, st.Ino})
 	return nil
 }
 
@@ -112,12 +123,44 @@ func (w *walk) follow(name string) error {
 	if w.inProc() {
 		return errProcLink
 	}
+	// Whoever wrote the path may have seen something else there: a container that shares a volume with another one must not
+	// choose what of the host the other one is shown (CVE-2021-25741).
+	if w.theirs != nil && w.theirs(w.passed) {
+		return errTheirs
+	}
 	target := string(text[:n])
 	w.rest = append(strings.Split(target, "/"), w.rest...)
 	if strings.HasPrefix(target, "/") {
+		w.passed = nil
 		return w.enter("/")
 	}
 	return nil
+}
+
+// Distrust names the trees that programs of containers may write to, as list gives them whenever a path goes through a link.
+// A link below one of them is not followed: not to a root, and not to the source of a mount.
+func (s *Store) Distrust(list func() []string) { s.distrusted.Store(&list) }
+
+// theirs reports whether one of the directories passed is such a tree. Its own name may go through links.
+func (s *Store) theirs(passed []place) bool {
+	list := s.distrusted.Load()
+	if list == nil {
+		return false
+	}
+	trees := append((*list)(), s.state+"/"+homes)
+	slices.Sort(trees)
+	for _, tree := range slices.Compact(trees) {
+		w := walk{no: s.forbidden.Load(), rest: strings.Split(tree, "/"), files: true}
+		if dir, err := s.resolve(w); err == nil {
+			var st unix.Statx_t
+			err = unix.Statx(int(dir.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_INO, &st)
+			dir.Close()
+			if err != nil || slices.Contains(passed, place{unix.Mkdev(st.Dev_major, st.Dev_minor), st.Ino}) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // inProc reports whether the walk is in procfs. Where that cannot be known it is taken to be.
@@ -175,6 +218,7 @@ var problems = []struct {
 	{errOwnMount, syscall.EINVAL, errOwnMount.Error(), "write a directory outside the mount", "write a path outside the mount"},
 	{errProcLink, syscall.EINVAL, errProcLink.Error(), "write the path that it should lead to", "write the path that it should lead to"},
 	{errProcess, syscall.EINVAL, errProcess.Error(), "write a directory outside /proc", "write a path outside /proc"},
+	{errTheirs, syscall.ELOOP, errTheirs.Error(), "write the path that it should lead to", "write the path that it should lead to"},
 	{errRelative, syscall.EINVAL, errRelative.Error(), "write the absolute path of a directory, or host", "write an absolute path"},
 }
 

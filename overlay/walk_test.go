@@ -129,3 +129,27 @@ func silentFUSE(dir string) (string, error) {
 	out = append(out, unix.ErrnoName(engine.Errno(s.Check(dir+"/link"))))
 	return strings.Join(out, " "), nil
 }
+
+// A link below a tree that a container may write to is not followed, however the tree is reached; above it, links are.
+func TestDistrust(t *testing.T) {
+	dir := makeTree(t, t.TempDir(), map[string]string{
+		"volume/real/": "", "volume/link": "->real", "volume/deep/link": "->../../root", "volume/deep/out": "->" + "/", "root/": "",
+		"to-volume": "->volume", "link": "->root", "volume/real/back": "->../../link",
+	})
+	s := &Store{state: dir + "/state"}
+	s.Distrust(func() []string { return []string{dir + "/none", dir + "/to-volume"} })
+	for root, want := range map[string]syscall.Errno{
+		"volume": 0, "volume/real": 0, "to-volume": 0, "to-volume/real": 0, "link": 0,
+		"volume/link": syscall.ELOOP, "to-volume/link": syscall.ELOOP, "volume/deep/link": syscall.ELOOP, "volume/deep/out": syscall.ELOOP,
+		"volume/real/back": syscall.ELOOP,
+	} {
+		err := s.Check(dir + "/" + root)
+		if engine.Errno(err) != want || err != nil && !strings.Contains(err.Error(), "a container may write") {
+			t.Errorf("Check(%q) = %v, want %v", root, err, want)
+		}
+	}
+	s.Distrust(func() []string { return nil })
+	if err := s.Check(dir + "/volume/link"); err != nil {
+		t.Errorf("a link that nobody can change: %v", err)
+	}
+}

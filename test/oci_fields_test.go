@@ -81,6 +81,10 @@ var ociFields = map[string][]ociField{
 		{"linux.seccomp.syscalls[].args[].valueTwo", `{}`, "cd /dev/shm; touch f; chmod 777 f; chmod 4755 f 2>&1", ".*: Value too large for (defined )?data type"},
 		{"linux.seccomp.architectures linux.seccomp.flags", `{"linux": {"seccomp": {"flags": ["SECCOMP_FILTER_FLAG_LOG"]}}}`, "grep Seccomp: /proc/self/status", `Seccomp:\s+2`},
 	},
+	"terminal": {
+		{"process.terminal process.consoleSize.height process.consoleSize.width", `{"process": {"terminal": true, "consoleSize": {"width": 101, "height": 31}}}`,
+			"tty; stty size", `/dev/pts/0\r\n31 101\r`},
+	},
 }
 
 // ociRules come before those of the default filter. Of chmod and fchmodat an architecture has one at least.
@@ -95,8 +99,6 @@ const ociRules = `[
 var ociElsewhereTested = map[string]string{
 	"ociVersion":                          "kept, and acts upon nothing",
 	"annotations":                         "likewise; oci.txt",
-	"process.consoleSize.height":          "likewise",
-	"process.consoleSize.width":           "likewise",
 	"linux.resources.memory.useHierarchy": "likewise",
 	"linux.resources.devices[].access":    "the mode of the node counts",
 	"process.apparmorProfile":             "needs a kernel that runs with AppArmor",

@@ -67,6 +67,7 @@ var ociPermitted = []struct{ line, why string }{
 	{`mount: / (overlay|ext4|xfs|btrfs|tmpfs|9p|virtiofs)\b.*`, "ctrfs shows the root through a layer, without devices"},
 	{`mount: /(dev|proc)/\S+ devtmpfs .*`, "nodes and masks: crun mounts them nosuid and noexec, and masks read-only"},
 	{`dev: /dev/fuse /dev/fuse a:e5 (666 0:0|644 0:0|6.. 65534:65534)`, "crun subtracts its umask, and runc shows the host's node as it is"},
+	{`mount: /data \S+ rw(,nodev)?,relatime`, "trees of the host: others leave their nodes to the devices controller"},
 	{`mount: /dev/fuse \S+ rw(,nosuid)?(,noexec)?,relatime`, "likewise a node that is no customary one"},
 	{`mount: /(proc/\S+|sys/\S+|etc/\S+) (tmpfs|proc|devtmpfs|ext4|xfs|btrfs|overlay)\b.*`, "masks and read-only paths: ctrfs keeps nosuid, nodev and noexec"},
 	{`status: SigIgn: .*`, "others hand on what whoever ran them ignores; ctrfs resets it"},

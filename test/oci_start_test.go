@@ -67,7 +67,7 @@ func pruned(node any) any {
 }
 
 // ociForeign are configurations of others, and what has to be done to them before ctrfs takes and starts them, besides giving
-// them a root and no terminal: all of it is in docs/oci.md.
+// them a program that ends: all of it is in docs/oci.md.
 var ociForeign = []struct {
 	name string
 	text func(t *testing.T) []byte
@@ -134,9 +134,7 @@ func TestOCIForeign(t *testing.T) {
 				t.Fatal(err)
 			}
 			drop(spec, x.drop...)
-			at(spec, "root")["path"] = m.Root()
-			at(spec, "process")["terminal"] = false
-			at(spec, "process")["args"] = []any{"sh", "-c", "cat /proc/mounts; ls -l /dev /dev/pts /dev/shm /dev/mqueue /sys/fs/cgroup; exit 7"}
+			at(spec, "process")["args"] = []any{"sh", "-c", "echo on $(tty); cat /proc/mounts; ls -l /dev /dev/pts /dev/shm /dev/mqueue /sys/fs/cgroup; exit 7"}
 			text, err := json.Marshal(spec)
 			if err == nil {
 				err = os.Mkdir(m.Dir+"/"+x.name, 0o755)
@@ -144,12 +142,16 @@ func TestOCIForeign(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			m.Write(x.name+"/config.json", string(text))
+			m.fromBundle(x.name, string(text))
+			at(spec, "root")["path"] = m.Base + "/bundle/rootfs"
 			m.Write(x.name+"/start", "1")
 			if code := m.Read(x.name + "/wait"); code != "7" {
 				t.Errorf("exit %s", code)
 			}
 			log := m.Read(x.name + "/log")
+			if !strings.Contains(log, "on /dev/pts/0\r\n") {
+				t.Errorf("no terminal:\n%s", log)
+			}
 			for _, mount := range spec["mounts"].([]any) {
 				if target := mount.(object)["destination"].(string); !strings.Contains(log, " "+target+" ") {
 					t.Errorf("nothing is mounted on %s:\n%s", target, log)
@@ -166,6 +168,27 @@ func TestOCIForeign(t *testing.T) {
 				t.Errorf("reads back as\n%s\nwant\n%s", have, text)
 			}
 		})
+	}
+}
+
+// fromBundle writes a configuration from within the bundle that it is relative to, as `cat config.json > c/config.json` does
+// there: by a program of its own, for a working directory belongs to a process.
+func (m *Tree) fromBundle(name, text string) {
+	m.T.Helper()
+	bundle := m.Base + "/bundle"
+	if err := os.MkdirAll(bundle, 0o755); err != nil {
+		m.T.Fatal(err)
+	}
+	if err := os.Symlink(m.Root(), bundle+"/rootfs"); err != nil && !os.IsExist(err) {
+		m.T.Fatal(err)
+	}
+	if err := os.WriteFile(bundle+"/config.json", []byte(text), 0o644); err != nil {
+		m.T.Fatal(err)
+	}
+	cmd := exec.Command("sh", "-c", `cat config.json > "$1"`, "sh", m.Dir+"/"+name+"/config.json")
+	cmd.Dir = bundle
+	if out, err := cmd.CombinedOutput(); err != nil {
+		m.T.Fatalf("%v: %s%s", err, out, m.Read(name+"/error"))
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -119,7 +120,7 @@ func (c *Client) Serve(exited func(Exit)) {
 		switch m.Kind {
 		case kindExit:
 			exited(exitOf(&m))
-		case kindStarted, kindNamespacesMade, kindPerformed, kindRan:
+		case kindStarted, kindNamespacesMade, kindPerformed, kindRan, kindResized:
 			c.mu.Lock()
 			w, ok := c.waiting[m.Seq]
 			delete(c.waiting, m.Seq)
@@ -144,13 +145,19 @@ func (c *Client) Gone() <-chan struct{} { return c.gone }
 // container can be reported, from the goroutine that reports exits. The error is a [*launch.Failure] when a call of the
 // program failed. The descriptors stay the caller's.
 func (c *Client) Start(id string, program *launch.Program, hooks time.Duration, begun func(Running)) error {
+	return c.start(message{ID: idBytes(id), Started: int64(hooks)}, program, nil, begun)
+}
+
+// start sends a start with what comes after the program's files.
+func (c *Client) start(m message, program *launch.Program, more []*os.File, begun func(Running)) error {
 	image, err := program.Encode()
 	if err != nil {
 		return err
 	}
 	defer image.Close()
 	took := func(m *message, fds []int) { begun(runningOf(m, fds)) }
-	return c.ask(message{Kind: kindStart, ID: idBytes(id), Started: int64(hooks)}, "", append([]*os.File{image}, program.Files()...), took)
+	m.Kind = kindStart
+	return c.ask(m, "", slices.Concat([]*os.File{image}, program.Files(), more), took)
 }
 
 // Namespaces has the keeper make n namespaces, see [launch.Namespaces]. Errors: the same, and E2BIG for mappings of more than

@@ -8,7 +8,8 @@
 //
 // It also does what takes a child, and holds what must outlive a server: it makes namespaces, runs small programs in those of
 // a container (a mount that is added while it runs), and holds the namespaces that others have entered and the file by which
-// ranges of ids are claimed on this machine ([ClaimsFile]).
+// ranges of ids are claimed on this machine ([ClaimsFile]). Of each terminal that a container has it holds the master, and copies
+// what the program writes there into the log (terminal.go).
 //
 // Both speak over a pair of sequenced-packet sockets, one fixed-size [message] a packet, descriptors as SCM_RIGHTS:
 //
@@ -31,13 +32,16 @@
 //	                 ◄── kindPerformed ───────      done; or errno and step
 //	kindRun ──────────►                             a program to be waited for, descriptors
 //	                 ◄── kindRan ─────────────      its status; or errno and step
+//	kindResize ───────►                             the new size of a terminal
+//	                 ◄── kindResized ─────────      it has that; or errno
 //
 // The command line speaks to the keeper over a unix socket in the run directory, one line each way ([Request]).
 //
 // # Failure
 //
 // An exit is in the journal before anyone is told, and counts until the server has acknowledged it. If the
-// keeper dies, containers live on without a parent; the next keeper finds the journal.
+// keeper dies, containers live on without a parent, but for those on a terminal, which is hung up; the next keeper finds the
+// journal.
 //
 // # Locks
 //

@@ -38,6 +38,7 @@ type Keeper struct {
 	restarting bool                        // a server died and its successor is on its way; guarded by mu
 	ending     bool                        // nobody wants a server any more; guarded by mu
 	last       Request                     // how the server was last asked for; guarded by mu
+	emptying   int                         // terminals of those that have exited; guarded by mu
 	later      chan func()                 // work that nobody waits for
 	done       chan struct{}               // closed when there is nothing left to keep
 	wake       chan struct{}               // a child was made: the reaper has something to wait for
@@ -59,6 +60,7 @@ type child struct {
 	executed bool                // its program runs; guarded by Keeper.mu
 	exited   *syscall.WaitStatus // it exited before that was known; guarded by Keeper.mu
 	reaped   chan struct{}       // closed when it has been waited for
+	terminal *terminal           // of one that has one
 }
 
 // server is one incarnation of the server.
@@ -172,11 +174,7 @@ func (k *Keeper) record(c *child, status syscall.WaitStatus) {
 	if err := k.journal.add(m); err != nil {
 		k.log.Error("an exit is not in the journal; it is lost if the keeper dies", "id", m.id(), "err", err)
 	}
-	if k.server != nil {
-		k.server.out.put(m)
-	} else {
-		k.endIfIdle()
-	}
+	k.report(c, m)
 }
 
 // over reports whether the keeper's work has ended: the process is about to exit.
@@ -191,7 +189,7 @@ func (k *Keeper) over() bool {
 
 // endIfIdle ends the keeper's work when no server and no container is left. k.mu is held.
 func (k *Keeper) endIfIdle() {
-	if k.server == nil && !k.restarting && len(k.children)+len(k.launching) == 0 {
+	if k.server == nil && !k.restarting && len(k.children)+len(k.launching)+k.emptying == 0 {
 		if !k.over() {
 			close(k.done)
 		}
@@ -301,14 +299,6 @@ func (k *Keeper) lendClaims(s *server) error {
 	return err
 }
 
-func dup(f *os.File) (*os.File, error) {
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
-	if err != nil {
-		return nil, os.NewSyscallError("fcntl", err)
-	}
-	return os.NewFile(uintptr(fd), f.Name()), nil
-}
-
 // serve handles what one server asks for, until it is gone.
 func (k *Keeper) serve(s *server) {
 	for {
@@ -333,6 +323,8 @@ func (k *Keeper) serve(s *server) {
 		case kindPerform:
 			go k.runInside(s, m, fds)
 			continue
+		case kindResize:
+			k.resize(s, m)
 		case kindRun:
 			go k.run(s, m, fds)
 			continue
@@ -369,11 +361,12 @@ func (k *Keeper) acknowledged(m message) {
 func (k *Keeper) start(s *server, m message, fds []int) {
 	defer closeAll(fds)
 	reply := message{Kind: kindStarted, Seq: m.Seq, ID: m.ID}
-	img, err := program(fds)
+	rest, from := terminalOf(m, fds)
+	img, err := program(rest)
 	var c *child
 	if err == nil {
 		defer img.Close() // after the answer: the other processors take part in it
-		c, err = k.launch(m, img)
+		c, err = k.launch(m, img, from)
 	}
 	if err != nil {
 		reply.fail(err)
@@ -472,7 +465,7 @@ func (k *Keeper) lendPins(s *server, id [idSize]byte, files []*os.File) {
 
 // launch forks the child and waits until it has executed its program. A child that failed has been waited for when launch
 // returns, so that its groups are empty.
-func (k *Keeper) launch(m message, img *launch.Image) (*child, error) {
+func (k *Keeper) launch(m message, img *launch.Image, from *lent) (*child, error) {
 	c := &child{id: m.ID, image: img, reaped: make(chan struct{})}
 	k.mu.Lock()
 	k.launching[c] = true
@@ -481,6 +474,9 @@ func (k *Keeper) launch(m message, img *launch.Image) (*child, error) {
 	k.woken()
 	if launched.PidFD >= 0 {
 		c.pid, c.pidfd, c.started = launched.PID, os.NewFile(uintptr(launched.PidFD), "pidfd"), time.Now()
+	}
+	if err == nil && from != nil {
+		c.terminal = k.openTerminal(m, from)
 	}
 	if err != nil && c.pidfd != nil {
 		<-c.reaped

@@ -36,6 +36,8 @@ const (
 	kindPerformed
 	kindRun
 	kindRan
+	kindResize
+	kindResized
 )
 
 // idSize bounds the length of a container's id in a message.
@@ -47,7 +49,7 @@ type message struct {
 	Seq      uint32 // matches kindStarted to kindStart
 	ID       [idSize]byte
 	PID      int32  // of a container; 1 with kindNamespaces: there is time
-	Status   uint32 // wait status; how many namespaces are wanted
+	Status   uint32 // wait status; how many namespaces are wanted; [onTerminal]; a size, columns above rows
 	Errno    uint32
 	Step     int32
 	Started  int64 // nanoseconds since 1970; how many a program may take, or the hooks on the way to it
@@ -292,4 +294,12 @@ func closeFiles(files []*os.File) {
 	for _, f := range files {
 		f.Close()
 	}
+}
+
+func dup(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }

@@ -2,6 +2,7 @@ package launch
 
 import (
 	"os"
+	"path"
 	"slices"
 	"strings"
 	"syscall"
@@ -26,7 +27,9 @@ type Files struct {
 	Proc    *os.File                              // the host's procfs: that of plan.HostProc
 	Null    *os.File                              // /dev/null, for stdin
 	Log     *os.File                              // for stdout and stderr
-	Hooks   Hooks                                 // what hooks need
+	// Terminal is a socket by which the master of the terminal goes to the keeper; for plan.Terminal.
+	Terminal *os.File
+	Hooks    Hooks // what hooks need
 }
 
 // cloneFlags are the flags of namespaces in clone3(2) and setns(2).
@@ -45,6 +48,7 @@ type assembler struct {
 	hostProc bool           // it is the host's
 	labels   map[string]arg // attribute files of security modules
 	borrowed map[string]arg // the mounts taken from the host, by type
+	slave    arg            // the program's end of its terminal
 	trees    []tree
 	kept     uint8 // registers that later steps use
 }
@@ -76,7 +80,7 @@ func (a *assembler) add(s plan.Step) error {
 	case plan.EnterMounts:
 		a.call(unix.SYS_SETNS, a.file(a.files.Mounts), num(unix.CLONE_NEWNS))
 	case plan.Detach:
-		a.call(unix.SYS_UMOUNT2, a.path(s.Target), num(unix.UMOUNT_NOFOLLOW))
+		a.detach(s)
 	case plan.Leave:
 		a.leave()
 	case plan.Fork:
@@ -175,6 +179,18 @@ func (a *assembler) joinCgroup() {
 	for _, f := range a.files.Tasks {
 		a.call(unix.SYS_WRITE, a.file(f), a.path("0"), num(1))
 	}
+}
+
+// detach unmounts what the configuration has mounted. The program has had the time to put links on the way there, by which this
+// would take away what masks a file or makes /proc/sys read-only; so it goes to the place through none. umount2(2) takes a path
+// only, whose last part is in the directory that it goes to.
+func (a *assembler) detach(s plan.Detach) {
+	how, size := a.openHow(unix.O_DIRECTORY, unix.RESOLVE_NO_SYMLINKS)
+	root := a.result(a.open("/", how, size))
+	dir := a.result(a.open(path.Dir(s.Target), how, size))
+	a.call(unix.SYS_FCHDIR, dir)
+	a.call(unix.SYS_UMOUNT2, a.path(path.Base(s.Target)), num(unix.UMOUNT_NOFOLLOW))
+	a.call(unix.SYS_FCHDIR, root)
 }
 
 // attach moves a detached mount onto a descriptor.

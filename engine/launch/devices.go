@@ -17,6 +17,8 @@ func (a *assembler) addFiles(s plan.Step) error {
 	switch s := s.(type) {
 	case plan.PlaceDevices:
 		return a.placeDevices(s)
+	case plan.Terminal:
+		return a.openTerminal(s)
 	case plan.Link:
 		how, size := a.openHow(unix.O_DIRECTORY, unix.RESOLVE_NO_MAGICLINKS)
 		dir := a.result(a.open(path.Dir(s.Path), how, size))

@@ -2,7 +2,6 @@ package launch
 
 import (
 	"fmt"
-	"os"
 	"strconv"
 	"syscall"
 	"unsafe"
@@ -39,9 +38,7 @@ func (a *assembler) addRights(s plan.Step) error {
 	case plan.Umask:
 		a.call(unix.SYS_UMASK, num(s.Mask))
 	case plan.Stdio:
-		for fd, f := range []*os.File{a.files.Null, a.files.Log, a.files.Log} {
-			a.call(unix.SYS_DUP3, a.file(f), num(fd), num(0))
-		}
+		return a.stdio(s)
 	case plan.CloseRest:
 		a.call(unix.SYS_CLOSE_RANGE, num(3), num(uint32(1<<32-1)), num(0))
 	case plan.Bound:
@@ -71,7 +68,7 @@ func (a *assembler) addRights(s plan.Step) error {
 // lasting reports whether later steps use what this one gets.
 func lasting(s plan.Step) bool {
 	switch s.(type) {
-	case plan.OpenProc, plan.OpenLabel, plan.Borrow:
+	case plan.OpenProc, plan.OpenLabel, plan.Borrow, plan.Terminal:
 		return true
 	}
 	return false

@@ -16,11 +16,21 @@ type tree struct {
 }
 
 // treesAt are the places of such mounts.
-var treesAt = []string{"/proc", "/sys", "/dev"}
+var treesAt = []string{"/proc", "/sys", "/dev", "/dev/pts"}
 
 // remember has later steps find what lies below a place in its mount. It hides an earlier one.
 func (a *assembler) remember(at string, mount arg) {
 	a.trees = slices.Insert(a.trees, 0, tree{at, mount})
+}
+
+// treeAt is the mount of a place, or nil.
+func (a *assembler) treeAt(at string) *arg {
+	for i := range a.trees {
+		if a.trees[i].at == at {
+			return &a.trees[i].mount
+		}
+	}
+	return nil
 }
 
 // open opens a path inside the root: openat2(2) with RESOLVE_IN_ROOT, from the root or from the tree that it lies in.

@@ -205,6 +205,19 @@ func (c *container) Update(by engine.Caller, file string, live bool, change func
 	if err := change(next); err != nil {
 		return err
 	}
+	if next.RelativeRootfs() {
+		root, err := c.e.roots.Beside(by.PID, next.Rootfs())
+		if err == nil {
+			err = next.SetRootfs(root)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if v.State.Active() && next.Spec.Process.Terminal != v.Config.Spec.Process.Terminal {
+		return &engine.Error{Op: "write", File: file, Errno: syscall.EBUSY, Why: "a program gets its terminal when it starts",
+			Cure: "stop it first: echo 1 > stop"}
+	}
 	if err := next.Validate(); err != nil {
 		return err
 	}
@@ -221,6 +234,7 @@ func (c *container) Update(by engine.Caller, file string, live bool, change func
 	if err := c.commit(v.Config, next); err != nil {
 		return err
 	}
+	c.resize(v.Config, next)
 	if !sameNamespaces(next, v.Config) {
 		c.unpin()
 	}

@@ -100,6 +100,7 @@ func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, err
 		e.roots, err = overlay.Open(o.State)
 	}
 	if err == nil {
+		e.roots.Distrust(e.writable)
 		err = e.recover(account)
 	}
 	if err == nil {

@@ -2,7 +2,9 @@ package local
 
 import (
 	"errors"
+	"maps"
 	"os"
+	"slices"
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -23,7 +25,9 @@ func (c *container) openBinds(config *engine.Config, mounts []specs.Mount, ids *
 		if o.IDMap {
 			options.IDs = ids
 		}
-		if plan.NoDev(config, ids != nil) {
+		// Also in a user namespace: nobody makes nodes there that open, but a container without one, which shares the volume, makes
+		// some that open here. Whoever wants the nodes of a tree says so.
+		if plan.NoDev(config, ids != nil) || !slices.Contains(m.Options, "dev") && !config.AllDevices() {
 			options.Attr |= unix.MOUNT_ATTR_NODEV
 		}
 		tree, err := c.e.roots.Bind(m.Source, options)
@@ -38,6 +42,26 @@ func (c *container) openBinds(config *engine.Config, mounts []specs.Mount, ids *
 		plain = append(plain, st.Mode&unix.S_IFMT != unix.S_IFDIR)
 	}
 	return trees, plain, nil
+}
+
+// writable lists the trees of the host that programs of containers may write to, whether they run or not: what they left there
+// stays.
+func (e *Engine) writable() (trees []string) {
+	e.mu.RLock()
+	all := slices.Collect(maps.Values(e.byID))
+	e.mu.RUnlock()
+	for _, c := range all {
+		config := c.View().Config
+		if config.RootMode() == engine.RootDirect {
+			trees = append(trees, config.Rootfs())
+		}
+		for _, m := range plan.Binds(config.Spec.Mounts) {
+			if plan.ParseMountOptions(m.Options).Attr&unix.MOUNT_ATTR_RDONLY == 0 {
+				trees = append(trees, m.Source)
+			}
+		}
+	}
+	return trees
 }
 
 // remount changes the mounts of the container while it runs. What the kernel refuses half way is taken back.
@@ -133,6 +157,7 @@ var targetCures = map[syscall.Errno]string{
 
 // mountCures says what to do about a mount that cannot be made or taken away.
 var mountCures = map[syscall.Errno]string{
+	syscall.ELOOP:  "stop the container: the program may have put a link on the way to the target, which is not followed",
 	syscall.EBUSY:  "something in the container uses it, or is mounted below it: end that first",
 	syscall.ENOENT: "make the target first, or add the option x-mount.mkdir",
 	syscall.EINVAL: "look whether it is still mounted: the program may have unmounted it",

@@ -161,13 +161,15 @@ func (c *container) readFreeze() (bool, error) {
 }
 
 // restoreLog puts the log of a running container in its place whose server died between the launch and that. The program's
-// own standard output says which file it is.
+// own standard output says which file it is; on a terminal it does not, but then whatever waits for its place is this run's: a
+// start begins with a file of its own.
 func (c *container) restoreLog() {
 	next := c.logPath() + fresh
-	if target, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/1", c.pid)); err != nil || target != next {
+	_, terminal := c.rec.Config.Terminal()
+	if target, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/1", c.pid)); !terminal && (err != nil || target != next) {
 		return
 	}
-	if err := os.Rename(next, c.logPath()); err != nil {
+	if err := os.Rename(next, c.logPath()); err != nil && !(terminal && os.IsNotExist(err)) {
 		c.e.log.Error("the log of a running container is not in its place", "container", c.id, "err", err)
 	}
 }

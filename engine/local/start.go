@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -70,6 +69,8 @@ type starting struct {
 	steps  []plan.Step
 
 	meeting *meeting // with the child, for hooks; nil without
+
+	terminal, keepers *os.File // the two ends of the socket that the master goes through; nil without
 }
 
 // run prepares everything, launches, and takes the result. Whatever fails leaves the rest to undo.
@@ -110,8 +111,12 @@ func (s *starting) run() error {
 		return err
 	}
 	defer done()
+	if err = s.openTerminal(); err != nil {
+		return err
+	}
+	defer s.closeTerminal()
 	files := launch.Files{Net: s.around.net, Join: s.around.files, Binds: s.binds, Devices: devices, Tasks: s.join.Tasks, Into: s.join.Into,
-		Proc: e.facts.proc, Null: e.facts.null, Log: s.log}
+		Proc: e.facts.proc, Null: e.facts.null, Log: s.log, Terminal: s.terminal}
 	for _, m := range s.root.Mounts {
 		files.Roots = append(files.Roots, m.File)
 	}
@@ -129,7 +134,7 @@ func (s *starting) launch(files launch.Files) (err error) {
 	}
 	program, err := launch.Assemble(s.steps, files)
 	if err == nil {
-		err = s.c.e.keeper.Start(s.c.id, program, plan.HookTime(s.view.Config.Spec.Hooks), s.executed)
+		err = s.send(program, plan.HookTime(s.view.Config.Spec.Hooks))
 	}
 	if refusal := s.meeting.end(); err != nil && refusal != nil {
 		return refusal
@@ -457,42 +462,4 @@ func (s *starting) undo() {
 	if err := c.e.roots.Discard(c.id); err != nil {
 		c.e.log.Warn("a failed start leaves a layer behind", "container", c.id, "err", err)
 	}
-}
-
-// facts is what the engine must know of this machine for every plan.
-type facts struct {
-	mountpoint string // an empty directory that only root can reach, for attaching roots in a child's namespace
-	lastCap    int
-	noFile     uint64
-	proc       *os.File // this machine's procfs, O_PATH
-	null       *os.File
-	rights     rights
-}
-
-// learn finds the facts out.
-func learn(run string) (facts, error) {
-	f := facts{mountpoint: filepath.Join(run, "root")}
-	if err := os.MkdirAll(f.mountpoint, 0o700); err != nil {
-		return f, err
-	}
-	text, err := os.ReadFile("/proc/sys/kernel/cap_last_cap")
-	if err != nil {
-		return f, err
-	}
-	if _, err := fmt.Sscan(string(text), &f.lastCap); err != nil {
-		return f, fmt.Errorf("/proc/sys/kernel/cap_last_cap: %w", err)
-	}
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return f, os.NewSyscallError("getrlimit", err)
-	}
-	f.noFile = limit.Max
-	if f.rights, err = learnRights(); err != nil {
-		return f, err
-	}
-	if f.proc, err = os.OpenFile("/proc", unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
-		return f, err
-	}
-	f.null, err = os.Open(os.DevNull)
-	return f, err
 }

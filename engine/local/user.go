@@ -1,6 +1,8 @@
 package local
 
 import (
+	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -48,16 +50,14 @@ func lookUp(text string, root *os.File) (*specs.User, error) {
 		return nil, &engine.Error{Op: "start", File: "user", Value: text, Errno: errno, Err: err,
 			Cure: "name a user of the container's /etc/passwd and a group of its /etc/group, or write numbers: 1000:1000"}
 	}
-	passwd, err := accounts(root, "/etc/passwd")
+	passwd, err := accounts(root, "/etc/passwd", 2, 3)
 	if err != nil {
 		return refuse(engine.Errno(err), err)
 	}
-	defer passwd.Close()
-	group, err := accounts(root, "/etc/group")
+	group, err := accounts(root, "/etc/group", 2)
 	if err != nil {
 		return refuse(engine.Errno(err), err)
 	}
-	defer group.Close()
 	found, err := user.GetExecUser(text, nil, passwd, group)
 	switch {
 	case errors.Is(err, user.ErrNoPasswdEntries), errors.Is(err, user.ErrNoGroupEntries):
@@ -79,22 +79,43 @@ func lookUp(text string, root *os.File) (*specs.User, error) {
 	return out, nil
 }
 
-// accounts opens one of the two files; a root without it has no accounts.
-func accounts(root *os.File, path string) (io.ReadCloser, error) {
+// accounts reads one of the two files; a root without it has no accounts. fields are those that are numbers: a line in which one
+// is not is no line, because what reads them afterwards takes what it does not understand for zero, which is root.
+func accounts(root *os.File, path string, fields ...int) (io.Reader, error) {
 	f, err := overlay.OpenInRoot(root, path)
 	if errors.Is(err, os.ErrNotExist) {
-		return io.NopCloser(nothing{}), nil
+		return &bytes.Buffer{}, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return struct {
-		io.Reader
-		io.Closer
-	}{io.LimitReader(f, accountsMax), f}, nil
+	defer f.Close()
+	// Never cut short: in what is left of the last line, 1000 may have become 10.
+	if info, err := f.Stat(); err == nil && info.Size() > accountsMax {
+		return nil, fmt.Errorf("%s has %d bytes, more than %d: %w", path, info.Size(), accountsMax, syscall.EFBIG)
+	}
+	sound := &bytes.Buffer{}
+	lines := bufio.NewScanner(io.LimitReader(f, accountsMax))
+	lines.Buffer(nil, accountsMax)
+	for lines.Scan() {
+		if hasNumbers(lines.Bytes(), fields) {
+			sound.Write(lines.Bytes())
+			sound.WriteByte('\n')
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return sound, nil
 }
 
-// nothing is an empty file.
-type nothing struct{}
-
-func (nothing) Read([]byte) (int, error) { return 0, io.EOF }
+// hasNumbers reports whether these fields of a line are decimal numbers.
+func hasNumbers(line []byte, fields []int) bool {
+	all := bytes.Split(line, []byte(":"))
+	for _, i := range fields {
+		if i >= len(all) || len(all[i]) == 0 || len(bytes.Trim(all[i], "0123456789")) > 0 {
+			return false
+		}
+	}
+	return true
+}

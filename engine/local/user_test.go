@@ -41,7 +41,7 @@ func rootWith(t testing.TB, files map[string]string) *os.File {
 
 func TestLookUp(t *testing.T) {
 	root := rootWith(t, map[string]string{
-		"etc/passwd": "root:x:0:0::/root:/bin/sh\nwww:x:33:34::/:\nbad line\n7:x:1:1::/:\nhigh:x:4294967295:1::/:\nneg:x:-5:1::/:\n",
+		"etc/passwd": "root:x:0:0::/root:/bin/sh\nwww:x:33:34::/:\nbad line\nbad\nbad:x::1::/:\nbad:x:0x1:1::/:\nbad:x:1:y::/:\n7:x:1:1::/:\nhigh:x:4294967295:1::/:\nneg:x:-5:1::/:\n",
 		"etc/group":  "root:x:0:\nwww:x:34:\nadm:x:4:www\ncdrom:x:24:other,www\ntwice:x:24:www\n",
 	})
 	for _, c := range []struct {
@@ -57,10 +57,11 @@ func TestLookUp(t *testing.T) {
 		{user: "1000:adm", uid: 1000, gid: 4},
 		{user: "33", uid: 33, gid: 34, groups: []uint32{4, 24}},
 		{user: "7", uid: 7, gid: 0}, // a number is never a name
+		{user: "bad", errno: syscall.ENOENT},
 		{user: "nobody", errno: syscall.ENOENT},
 		{user: "www:nogroup", errno: syscall.ENOENT},
 		{user: "high", errno: syscall.EINVAL},
-		{user: "neg", errno: syscall.EINVAL},
+		{user: "neg", errno: syscall.ENOENT}, // its line is none
 	} {
 		got, err := lookUp(c.user, root)
 		if engine.Errno(err) != c.errno {

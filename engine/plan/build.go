@@ -98,14 +98,17 @@ func Build(c *engine.Config, h Host) ([]Step, error) {
 	}
 	steps = append(append(steps, early...), rights.early...)
 	steps = append(steps, runtimeHooks(spec.Hooks)...)
+	view, err := n.view(c, h, devices, rights.inside)
+	if err != nil {
+		return nil, err
+	}
+	console, err := terminal(c, view)
+	if err != nil {
+		return nil, err
+	}
+	steps = append(append(steps, view...), console...)
 	if ownMounts {
-		steps = append(append(steps, files(c, h, n, devices, rights.inside)...), propagation...)
-	} else {
-		view, err := unmounted(c, h, n, rights.inside)
-		if err != nil {
-			return nil, err
-		}
-		steps = append(steps, view...)
+		steps = append(steps, propagation...)
 	}
 	steps = append(steps, persona...)
 	steps = append(steps, rights.late...)

@@ -39,7 +39,7 @@ type Device struct {
 // is where a node that is made with mknod(2) would be one: with the host's user namespace. Then the nodes that a container gets
 // are all that it can open, unless its devices allow everything.
 func NoDev(c *engine.Config, ownIDs bool) bool {
-	return !ownIDs && !slices.Contains(c.Devices(), "a *:* rwm")
+	return !ownIDs && !c.AllDevices()
 }
 
 // Number prints the device's type and number as devices.list of the devices controller does.

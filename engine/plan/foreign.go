@@ -41,6 +41,14 @@ func needsProc(steps []Step) bool {
 	})
 }
 
+// view are the steps that make the container's files, or make do with those that are there.
+func (n namespaces) view(c *engine.Config, h Host, devices []Device, inside []Step) ([]Step, error) {
+	if n.isNew(specs.MountNamespace) {
+		return files(c, h, n, devices, inside), nil
+	}
+	return unmounted(c, h, n, inside)
+}
+
 // unmounted are the steps in the place of [files]. Hooks of this machine have a place only where its files are in sight.
 func unmounted(c *engine.Config, h Host, n namespaces, inside []Step) ([]Step, error) {
 	whose := "of this machine"

@@ -136,11 +136,19 @@ func createHooks(hooks *specs.Hooks, h Host, becomeRoot bool) (steps []Step) {
 // a hook needs it, they give up themselves.
 func startHooks(h *specs.Hooks, last []Step) (steps []Step) {
 	before := len(HooksOf(h, CreateContainer))
-	rights := slices.DeleteFunc(slices.Clone(last), func(s Step) bool { return s == Stdio{} || s == CloseRest{} }) // it has its own
+	rights := slices.DeleteFunc(slices.Clone(last), isStdio) // it has its own
 	for i, hook := range HooksOf(h, StartContainer) {
 		s := NewHook(StartContainer, hook)
 		s.Index, s.Rights = before+i, rights
 		steps = append(steps, s)
 	}
 	return steps
+}
+
+func isStdio(s Step) bool {
+	switch s.(type) {
+	case Stdio, CloseRest:
+		return true
+	}
+	return false
 }

@@ -49,6 +49,12 @@ func TestGolden(t *testing.T) {
 			c.Spec.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/hook/a"}}}
 			c.Spec.Process.NoNewPrivileges = false
 		},
+		"terminal": func(c *engine.Config) {
+			c.Spec.Process.User.UID = 1000
+			if err := c.SetTTY("100x30"); err != nil {
+				t.Fatal(err)
+			}
+		},
 		"empty": func(c *engine.Config) { c.Spec.Process.Args = nil },
 		"bare": func(c *engine.Config) {
 			c.Spec.Process.Capabilities = nil
@@ -99,6 +105,10 @@ func TestRefusals(t *testing.T) {
 			c.SetNamespace("mnt", "host")
 			c.SetMounts([]string{"tmpfs /x tmpfs rw"})
 		}},
+		{"a terminal without devpts", "no devpts", syscall.EINVAL, func(c *engine.Config) { c.Spec.Process.Terminal, c.Spec.Mounts = true, nil }},
+		{"a terminal in what is no devpts", "no devpts", syscall.EINVAL, func(c *engine.Config) {
+			c.Spec.Process.Terminal, c.Spec.Mounts[3] = true, specs.Mount{Destination: "/dev/pts", Type: "tmpfs"}
+		}},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -128,6 +138,13 @@ func TestOrder(t *testing.T) {
 		{"connect stdin", "close every other", "the log is one of the others until then"},
 		{"set no_new_privs", "execute", ""},
 		{"close every other", "execute", ""},
+	})
+	checkOrder(t, configured(t, func(c *engine.Config) { c.Spec.Process.User.UID, c.Spec.Process.Terminal = 1, true }), testHost, []orderRule{
+		{"start a new session", "connect stdin", "only the leader of a session without a terminal gets one"},
+		{"mount devpts", "open a terminal", "it is opened in that"},
+		{"detach the host", "open a terminal", "and not in the host's"},
+		{"open a terminal", "connect stdin", ""},
+		{"open a terminal", "drop", "giving it to the user needs CAP_CHOWN"},
 	})
 }
 

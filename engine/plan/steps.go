@@ -80,8 +80,8 @@ type (
 	PlaceBorrowed struct{ Type, Target string }
 	// DropOldRoot detaches the host's tree: from here on nothing of the host can be reached by any path.
 	DropOldRoot struct{}
-	// Stdio makes descriptors 0, 1 and 2: /dev/null and the log.
-	Stdio struct{}
+	// Stdio makes descriptors 0, 1 and 2: /dev/null and the log, or the terminal, which becomes the controlling one.
+	Stdio struct{ Terminal bool }
 	// CloseRest marks every other descriptor close-on-exec.
 	CloseRest struct{}
 	// EnterMounts enters the mount namespace of a container that runs, to change something there.
@@ -153,7 +153,12 @@ func (s Mount) String() string {
 	return fmt.Sprintf("mount %s on %s (%s)", s.Type, s.Target, strings.Join(words, ","))
 }
 func (DropOldRoot) String() string { return "detach the host's tree" }
-func (Stdio) String() string       { return "connect stdin to /dev/null, stdout and stderr to the log" }
+func (s Stdio) String() string {
+	if s.Terminal {
+		return "connect stdin, stdout and stderr to the terminal"
+	}
+	return "connect stdin to /dev/null, stdout and stderr to the log"
+}
 func (CloseRest) String() string   { return "close every other descriptor at exec" }
 func (EnterMounts) String() string { return "enter the container's mount namespace" }
 func (s Detach) String() string    { return "unmount " + s.Target }

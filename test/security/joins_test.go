@@ -23,7 +23,7 @@ func (g *ground) join(name, other string, kinds ...string) {
 
 // Whoever is joined, and waits for that with every right that it can have in its own namespaces, cannot reach into the child on
 // its way: neither into the one that shares the keeper's memory, nor into the copy that enters a time namespace.
-func TestJoinerIsClosed(t *testing.T) {
+func TestMountsJoinerIsClosed(t *testing.T) {
 	for name, kinds := range map[string][]string{"shared": {"pid", "user", "mnt"}, "copied": {"pid", "user", "mnt", "time"}} {
 		t.Run(name, func(t *testing.T) {
 			g := mounted(t)

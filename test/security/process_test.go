@@ -113,6 +113,30 @@ func TestChildIsClosedUntilExec(t *testing.T) {
 	}
 }
 
+// What comes into a container that runs, to change its mounts, is as closed to its first process, though it has the same ids and may
+// do everything in the container's namespaces.
+func TestJoinerIsClosed(t *testing.T) {
+	g := mounted(t)
+	g.sameServer(t)
+	root := g.attacker("lurker")
+	for name, settings := range map[string][]string{
+		"apart": {"caps", "all", "seccomp", "unconfined", "no_new_privs", "0"},
+		"along": {"namespaces", "user host", "seccomp", "unconfined"}, // with the default capabilities: more would be root's
+	} {
+		g.make(name, root, "hostile lurk", settings...)
+		g.Write(name+"/start", "1")
+		test.Eventually(t, "it lurks", patience, func() bool { return strings.Contains(g.Read(name+"/log"), "lurking") })
+		for range 25 {
+			g.Write(name+"/mounts", "tmpfs /x tmpfs x-mount.mkdir\ntmpfs /y tmpfs x-mount.mkdir\ntmpfs /z tmpfs x-mount.mkdir")
+			g.Write(name+"/mounts", "")
+		}
+		if log := g.Read(name + "/log"); log != "lurking\nsaw somebody" {
+			t.Errorf("%s: %s", name, log)
+		}
+		g.end(name)
+	}
+}
+
 // onItsWay reports whether a process still runs the keeper's program.
 func onItsWay(pid int) bool {
 	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))

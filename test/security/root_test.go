@@ -347,31 +347,3 @@ do (: >> $f) 2>/dev/null && echo $f; done; grep cgroup /proc/mounts | grep -v "[
 		t.Errorf("%v", o)
 	}
 }
-
-// Containers that are started, killed, frozen and removed all at once leave a server that answers, and nothing behind.
-func TestLifeRaces(t *testing.T) {
-	g := mounted(t)
-	g.sameServer(t)
-	root := g.Root()
-	var all sync.WaitGroup
-	for who := range 4 {
-		all.Go(func() {
-			for n := range 40 {
-				name := fmt.Sprint("c", (who+n)%3)
-				if os.Mkdir(g.Dir+"/"+name, 0o755) == nil {
-					g.put(name+"/rootfs", root)
-					g.put(name+"/cmd", "sleep 1000")
-					g.put(name+"/stop.timeout", "0")
-				}
-				for _, action := range [][2]string{{"start", "1"}, {"cgroup.freeze", "1"}, {"kill", "KILL"}, {"cgroup.freeze", "0"}, {"cgroup.kill", "1"}} {
-					g.put(name+"/"+action[0], action[1])
-				}
-				os.Remove(g.Dir + "/" + name)
-			}
-		})
-	}
-	all.Wait()
-	if o := g.run("after", root, "echo well"); o.log != "well" {
-		t.Errorf("afterwards: %v", o)
-	}
-}

@@ -8,11 +8,17 @@
 //	hostile calls   what no container may do with its own root's capabilities
 //	hostile fds     print every descriptor that it was given, and what that is
 //	hostile joiner  reach into those who enter its namespaces, until it is killed
+//	hostile x32     make a system call of x32
+//	hostile reborn PID      be, on the host, another process with the pid of one that has ended; say how it ends
+//	hostile lurk    wait for whatever comes into the container, for ever, and say what could be had of it
+//	hostile flip NAME...    exchange each NAME with NAME.link, and back, for ever
 package main
 
 import (
 	"fmt"
 	"os"
+	"strconv"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -33,6 +39,9 @@ var verbs = map[string][]attempt{
 		{"TIOCSTI on stderr", func() error { return push(2) }},
 		{"TIOCSTI on /dev/console", func() error { return pushInto("/dev/console") }},
 		{"steal stdin as terminal", func() error { return unix.IoctlSetInt(0, unix.TIOCSCTTY, 1) }},
+	},
+	"x32": {
+		{"getpid", func() error { return raw(0x40000000 | unix.SYS_GETPID) }},
 	},
 	"calls": {
 		{"mount", func() error { return unix.Mount("x", "/tmp", "tmpfs", 0, "") }},
@@ -174,7 +183,91 @@ func descriptors() {
 	}
 }
 
+// flip exchanges names, each by one atomic call. Not as fast as it goes: renames of directories are serialised on a file system,
+// and nothing else would get on.
+func flip(names []string) {
+	for {
+		for _, name := range names {
+			unix.Renameat2(unix.AT_FDCWD, name, unix.AT_FDCWD, name+".link", unix.RENAME_EXCHANGE)
+			time.Sleep(200 * time.Microsecond)
+		}
+	}
+}
+
+// lurk tries to get hold of every process that comes, as the first process of a container can that sees who joins it.
+func lurk() {
+	seen := map[string]bool{}
+	fmt.Println("lurking")
+	for {
+		entries, _ := os.ReadDir("/proc")
+		for _, e := range entries {
+			pid, err := strconv.Atoi(e.Name())
+			if err != nil || pid == os.Getpid() {
+				continue
+			}
+			dir := "/proc/" + e.Name() + "/"
+			got := map[string]bool{"trace": raw(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(pid)) == nil, "memory": opens(dir+"mem", unix.O_RDWR) == nil}
+			for _, link := range []string{"exe", "root", "cwd", "ns/mnt"} {
+				_, err := os.Readlink(dir + link)
+				got[link] = err == nil
+			}
+			for n := range 24 { // their numbers may show, what is behind them may not
+				if fd := fmt.Sprint("fd/", n); opens(dir+fd, unix.O_PATH) == nil {
+					got[fd] = true
+				}
+			}
+			text, err := os.ReadFile(dir + "environ")
+			got["environment"] = err == nil && len(text) > 0
+			if _, err := os.Stat(dir); err == nil && !seen["somebody"] {
+				seen["somebody"] = true
+				fmt.Println("saw somebody")
+			}
+			for what, had := range got {
+				if had && !seen[what] {
+					seen[what] = true
+					fmt.Println("had", what)
+				}
+			}
+		}
+	}
+}
+
+// reborn makes a child with a pid of the caller's choice, clone3(2), that sleeps.
+func reborn(pid int32) {
+	argv := []*byte{nul("sleep"), nul("1000"), nil}
+	program, env := nul("/bin/sleep"), []*byte{nil}
+	// struct clone_args of include/uapi/linux/sched.h up to set_tid_size.
+	args := struct{ flags, pidfd, child, parent, signal, stack, size, tls, tids, count uint64 }{
+		signal: uint64(unix.SIGCHLD), tids: uint64(uintptr(unsafe.Pointer(&pid))), count: 1}
+	child, _, errno := unix.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&args)), unsafe.Sizeof(args), 0)
+	if child == 0 && errno == 0 {
+		unix.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(program)), uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&env[0])))
+		unix.RawSyscall(unix.SYS_EXIT_GROUP, 1, 0, 0)
+	}
+	if errno != 0 {
+		fmt.Println("not born:", errno)
+		return
+	}
+	fmt.Println("born")
+	var status unix.WaitStatus
+	unix.Wait4(int(child), &status, 0, nil)
+	fmt.Println("ended", status.Signal())
+}
+
+func nul(s string) *byte { return unsafe.StringData(s + "\x00") }
+
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == "lurk" {
+		lurk()
+	}
+	if len(os.Args) == 3 && os.Args[1] == "reborn" {
+		pid, _ := strconv.Atoi(os.Args[2])
+		reborn(int32(pid))
+		return
+	}
+	if len(os.Args) > 2 && os.Args[1] == "flip" {
+		flip(os.Args[2:])
+	}
 	if len(os.Args) == 2 && os.Args[1] == "fds" {
 		descriptors()
 		return

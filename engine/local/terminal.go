@@ -1,0 +1,49 @@
+package local
+
+import (
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ctrfs/ctrfs/engine"
+	"github.com/ctrfs/ctrfs/engine/keeper"
+	"github.com/ctrfs/ctrfs/engine/launch"
+)
+
+// openTerminal makes the way by which the terminal's master comes to the keeper, if there is to be a terminal.
+func (s *starting) openTerminal() error {
+	if _, wanted := s.view.Config.Terminal(); !wanted {
+		return nil
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("socketpair", err)
+	}
+	s.terminal, s.keepers = os.NewFile(uintptr(pair[0]), "terminal"), os.NewFile(uintptr(pair[1]), "terminal")
+	return nil
+}
+
+func (s *starting) closeTerminal() { closeFiles([]*os.File{s.terminal, s.keepers}) }
+
+// send has the keeper launch the program.
+func (s *starting) send(program *launch.Program, hooks time.Duration) error {
+	k, id := s.c.e.keeper, s.c.id
+	if s.terminal == nil {
+		return k.Start(id, program, hooks, s.executed)
+	}
+	return k.StartOnTerminal(id, program, hooks, keeper.Terminal{Keepers: s.keepers, Log: s.log}, s.executed)
+}
+
+// resize changes the size of the terminal of what runs. The configuration stands whatever comes of it: a program that has just
+// exited needs no size.
+func (c *container) resize(old, next *engine.Config) {
+	size, wanted := next.Terminal()
+	if before, _ := old.Terminal(); !wanted || size == before || !c.View().State.Active() {
+		return
+	}
+	if err := c.e.keeper.Resize(c.id, size.Columns, size.Rows); err != nil && engine.Errno(err) != syscall.ESRCH {
+		c.e.log.Error("a terminal does not have the size that is configured", "container", c.id, "err", err)
+	}
+}

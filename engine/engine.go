@@ -45,8 +45,8 @@ type Stat struct {
 	Value uint64
 }
 
-// Engine is a hierarchy of containers. All methods may be called concurrently; none but [Container.Wait] blocks for
-// longer than the file system and the kernel take for one operation.
+// Engine is a hierarchy of containers. All methods may be called concurrently; none but [Container.Wait] and
+// [Events.Next] blocks for longer than the file system and the kernel take for one operation.
 type Engine interface {
 	// Children lists the containers directly below parent, sorted by name; a nil parent is the root.
 	Children(parent Container) []Container
@@ -63,6 +63,9 @@ type Engine interface {
 	SetRootOwner(Owner) error
 	// Features is the content of the host file.
 	Features() []Feature
+	// Events subscribes to what happens from now on to a container and to all below it; nil is every container. The caller
+	// closes the subscription.
+	Events(of Container) Events
 }
 
 // View is one consistent moment of a container. It is a copy: nobody changes it afterwards.

@@ -49,6 +49,8 @@ func (f *file) fill(out *fuse.Attr) {
 		out.Size = f.logSize()
 	case f.row.wait != nil:
 		out.Size = f.waitSize(s.view)
+	case f.row.feed != nil:
+		out.Size = uint64(len(quiet))
 	}
 	if f.row.setting() {
 		// The number of blocks is set below because go-fuse leaves it alone when there is a block size.
@@ -132,6 +134,9 @@ func (f *file) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, sys
 		return nil, 0, f.refuse(f.row.unwritable())
 	}
 	h := &handle{file: f, add: flags&syscall.O_APPEND != 0}
+	if f.row.feed != nil {
+		h.feed = newFeed(f.row, f.source(), flags)
+	}
 	if f.row.log != nil {
 		var err error
 		if h.log, err = f.row.log(f.c); err != nil {

@@ -17,6 +17,7 @@ type handle struct {
 	file *file
 	add  bool       // opened with O_APPEND
 	log  engine.Log // of a log
+	feed *feed      // of a stream that goes on
 
 	mu      sync.Mutex
 	shown   string // the text of the last reading, which began at offset 0
@@ -30,6 +31,10 @@ func (h *handle) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadRes
 	switch r := h.file.row; {
 	case h.log != nil:
 		return h.readLog(dest, off)
+	case h.feed != nil && forPage(ctx):
+		return nil, syscall.EINVAL
+	case h.feed != nil:
+		return h.feed.read(ctx, dest, off)
 	case r.wait != nil && forPage(ctx):
 		return nil, syscall.EINVAL
 	case r.wait != nil && off == 0:
@@ -97,6 +102,9 @@ func (h *handle) Release(context.Context) syscall.Errno {
 	}
 	if h.log != nil {
 		h.log.Close() // it was only read
+	}
+	if h.feed != nil {
+		h.feed.events.Close()
 	}
 	return 0
 }

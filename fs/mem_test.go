@@ -24,6 +24,42 @@ type memEngine struct {
 	top   map[string]*memContainer
 	owner engine.Owner
 	next  int
+	bus   engine.Bus
+	open  atomic.Int64 // streams of events that are open
+	quiet bool         // they have ended before they begin
+}
+
+func (e *memEngine) Events(of engine.Container) engine.Events {
+	in := ""
+	if of != nil {
+		in = of.View().ID
+	}
+	s := e.bus.Subscribe(in)
+	if e.quiet {
+		s.Close()
+	}
+	e.open.Add(1)
+	return memEvents{s, sync.OnceFunc(func() { e.open.Add(-1) })}
+}
+
+// memEvents counts what is open.
+type memEvents struct {
+	engine.Events
+	closed func()
+}
+
+func (m memEvents) Close() {
+	m.closed()
+	m.Events.Close()
+}
+
+// tell publishes an event of a container.
+func (e *memEngine) tell(c *memContainer, name string, fields ...engine.Field) {
+	ev := &engine.Event{Container: c.View().Path, ID: c.View().ID, Name: name, Fields: fields}
+	for p := c.parent; p != nil; p = p.parent {
+		ev.Within = append(ev.Within, p.view.ID)
+	}
+	e.bus.Publish(ev)
 }
 
 type memContainer struct {

@@ -21,6 +21,7 @@ type row struct {
 
 	read reader                                                         // text, made anew for each reading
 	wait func(context.Context, engine.Container) (string, error)        // a stream: blocks, then gives the whole text
+	feed func(source) engine.Events                                     // a stream that goes on: a line an event, from the opening on
 	log  func(engine.Container) (engine.Log, error)                     // a file of its own, read where it lies
 	set  setter                                                         // a setting of one value
 	list *listing                                                       // a setting of many items
@@ -60,7 +61,7 @@ const (
 
 // What a row can do. Everything else that depends on the kind of a file asks one of these, so that a new kind of handler
 // is a change in one place.
-func (r *row) readable() bool { return r.read != nil || r.wait != nil || r.log != nil }
+func (r *row) readable() bool { return r.read != nil || r.wait != nil || r.feed != nil || r.log != nil }
 func (r *row) writable() bool { return r.setting() || r.act != nil }
 func (r *row) setting() bool  { return r.set != nil || r.list != nil || r.keys != nil }
 

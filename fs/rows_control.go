@@ -33,6 +33,8 @@ var controlRows = []row{
 		help: "a header and one line a process: host pid, pid inside, user inside, state, bytes resident, seconds of cpu, command"},
 	{name: "stats", shape: keyed, read: ofContainer(statsOne),
 		help: "counters and gauges, numbers only"},
+	{name: "events", shape: stream, feed: func(s source) engine.Events { return s.tree.engine.Events(s.c) },
+		help: "as the root's events, of this container and those in it; ends when it is removed"},
 	{name: "log", shape: logged, log: engine.Container.Log,
 		help: "what the program wrote to stdout and stderr; kept after the exit, begun anew by start"},
 	{name: "error", shape: single, read: ofView(func(v *engine.View) string { return v.Failure }),

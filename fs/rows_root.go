@@ -16,6 +16,8 @@ var rootRows = []row{
 		help: "every process of every container"},
 	{name: "stats", shape: table, read: inRoot(func(t *tree) string { return statsAll(t.engine) }),
 		help: "one line a container: cpu in microseconds, the rest in bytes or numbers"},
+	{name: "events", shape: stream, feed: func(s source) engine.Events { return s.tree.engine.Events(nil) },
+		help: "what happens to containers, one JSON object a line, from the opening on"},
 }
 
 // hostText says in one line what a feature is and why it is not there: `nftables no: modprobe nf_tables`.

@@ -221,7 +221,7 @@ func TestRows(t *testing.T) {
 				continue
 			}
 			ways := 0
-			for _, way := range []bool{r.read != nil, r.wait != nil, r.log != nil} {
+			for _, way := range []bool{r.read != nil, r.wait != nil, r.feed != nil, r.log != nil} {
 				if way {
 					ways++
 				}
@@ -232,7 +232,7 @@ func TestRows(t *testing.T) {
 			if (r.live || r.def != "" || r.lines) && !r.setting() {
 				t.Errorf("%s: says of itself what only a setting is", r.name)
 			}
-			if (r.shape == stream) != (r.wait != nil) || (r.shape == logged) != (r.log != nil) || (r.shape == order) != (r.mode() == modeAction) {
+			if (r.shape == stream) != (r.wait != nil || r.feed != nil) || (r.shape == logged) != (r.log != nil) || (r.shape == order) != (r.mode() == modeAction) {
 				t.Errorf("%s: shape %s does not go with its handlers", r.name, r.shape)
 			}
 		}

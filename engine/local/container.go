@@ -38,6 +38,7 @@ type container struct {
 	mu      sync.Mutex
 	name    string        // guarded by mu, changed under Engine.mu too
 	path    string        // likewise
+	within  []string      // likewise: the ids of the containers around it, the nearest first
 	rec     record        // guarded by mu; Config is never changed, only replaced
 	state   engine.State  // guarded by mu
 	pid     int           // guarded by mu

@@ -50,6 +50,7 @@ func (c *container) take(x keeper.Exit) bool {
 	c.rec.Exit, c.rec.Started, c.rec.KillAt = exit, true, time.Time{}
 	c.endLeftovers()
 	c.enter(engine.Exited)
+	c.tell(engine.EventExit, exitFields(exit)...)
 	view := c.view()
 	c.settled.Go(func() {
 		if mounts != nil {
@@ -152,6 +153,8 @@ func (c *container) Stop(by engine.Caller) error {
 	if running {
 		c.rec.KillAt = killAt
 		c.enter(engine.Stopping)
+		c.tell(engine.EventStop, engine.Field{Key: "signal", Value: engine.SignalName(sig)},
+			engine.Field{Key: "timeout", Value: v.Config.StopTimeout()})
 	}
 	c.mu.Unlock()
 	if !running {
@@ -232,14 +235,15 @@ func (c *container) freeze(value string) error {
 	if err := group.Write("cgroup.freeze", value); err != nil {
 		return err
 	}
-	next := engine.Paused
+	next, event := engine.Paused, engine.EventFreeze
 	if value == "0" {
-		next = engine.Running
+		next, event = engine.Running, engine.EventThaw
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.state != engine.Stopping && c.state.To(next) && c.pidfd != nil {
 		c.enter(next)
+		c.tell(event)
 	}
 	return nil
 }

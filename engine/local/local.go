@@ -70,6 +70,7 @@ type Engine struct {
 	mountDir string // immutable
 	facts    facts
 	features func() []engine.Feature // found out when first asked for
+	bus      engine.Bus
 	warming  sync.WaitGroup
 
 	mu    sync.RWMutex
@@ -229,6 +230,7 @@ func (e *Engine) place(c, parent *container) error {
 		return syscall.EEXIST
 	}
 	e.adopt(c, parent)
+	c.tellAlone(engine.EventCreate)
 	return nil
 }
 
@@ -247,9 +249,9 @@ func (e *Engine) adopt(c, parent *container) {
 // repath recomputes the path of a container and of all below it. Engine.mu is held.
 func (c *container) repath() {
 	c.mu.Lock()
-	c.path = c.name
-	if c.parent != nil {
-		c.path = c.parent.path + "/" + c.name
+	c.path, c.within = c.name, nil
+	if p := c.parent; p != nil {
+		c.path, c.within = p.path+"/"+c.name, append([]string{p.id}, p.within...)
 	}
 	c.touched()
 	c.mu.Unlock()
@@ -285,6 +287,7 @@ func (e *Engine) Remove(by engine.Caller, ec engine.Container) error {
 	}
 	delete(e.byID, c.id)
 	delete(e.childrenOf(asContainer(c.parent)), c.name)
+	c.tellAlone(engine.EventRemove)
 	return nil
 }
 
@@ -381,8 +384,10 @@ func (e *Engine) Rename(by engine.Caller, ec, to engine.Container, name string) 
 	delete(e.childrenOf(asContainer(c.parent)), c.name)
 	c.mu.Lock()
 	c.name = name
+	around := c.within
 	c.mu.Unlock()
 	e.adopt(c, parent)
+	c.tellRename(v.Path, around)
 	return nil
 }
 

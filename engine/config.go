@@ -24,6 +24,12 @@ type Extension struct {
 	User    string                              `json:"user,omitempty"`    // what [Config.SetUser] leaves for the start to look up
 	Seccomp string                              `json:"seccomp,omitempty"` // SeccompUnconfined, or "" for what linux.seccomp says
 	Join    map[specs.LinuxNamespaceType]string `json:"join,omitempty"`    // other containers whose namespaces are used
+
+	OOM OOM `json:"memory.oom,omitempty"` // OOMStop, or "" for what disableOOMKiller says
+
+	CPUPressure    string `json:"cpu.pressure,omitempty"` // triggers, see [Config.SetPressure]
+	MemoryPressure string `json:"memory.pressure,omitempty"`
+	IOPressure     string `json:"io.pressure,omitempty"`
 }
 
 // RootMode is what happens to a container's writes: the content of rootfs.mode.

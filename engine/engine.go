@@ -78,6 +78,7 @@ type View struct {
 	PID      int       // host pid of PID 1; 0 when there is none
 	Started  time.Time // when PID 1 was executed, the last time; zero before the first
 	Exit     Exit      // the last exit
+	OOM      bool      // memory has run out since Started, in the run that goes on
 	Failure  string    // the content of the error file, without the newline
 	Restarts int
 	Changed  time.Time // when configuration or state last changed

@@ -21,15 +21,17 @@ type Event struct {
 
 // The events of a container's life. A reader takes a word that it does not know for one that it does not need.
 const (
-	EventCreate = "create" // its directory was made
-	EventRename = "rename" // from: its path before
-	EventRemove = "remove" // the last one of a container: its events file ends
-	EventStart  = "start"  // its program was executed; pid
-	EventStop   = "stop"   // it was asked to stop; signal, timeout
-	EventExit   = "exit"   // its program is gone; exit, signal, oom
-	EventFreeze = "freeze" // it is paused
-	EventThaw   = "thaw"   // it runs on
-	EventGap    = "gap"    // a reader was too slow: lost says how many events it will not see
+	EventCreate   = "create"   // its directory was made
+	EventRename   = "rename"   // from: its path before
+	EventRemove   = "remove"   // the last one of a container: its events file ends
+	EventStart    = "start"    // its program was executed; pid
+	EventStop     = "stop"     // it was asked to stop; signal, timeout
+	EventExit     = "exit"     // its program is gone; exit, signal, oom
+	EventFreeze   = "freeze"   // it is paused
+	EventThaw     = "thaw"     // it runs on
+	EventOOM      = "oom"      // its memory ran out: action says what was done (kill, freeze, stop), kills how many were killed
+	EventPressure = "pressure" // a trigger that was written into a pressure file has fired; file, trigger
+	EventGap      = "gap"      // a reader was too slow: lost says how many events it will not see
 )
 
 // Field is one more key of an event. The value is a string, a bool, or an integer.

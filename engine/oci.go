@@ -59,6 +59,14 @@ var extensions = []extension{
 		},
 		func(*Config) string { return strconv.Itoa(fresh().StopTimeout()) },
 		"`10`"},
+	{annotation + "memory.oom",
+		func(c *Config) string { return string(c.Extension.OOM) },
+		(*Config).setOCIOOM,
+		func(*Config) string { return "" },
+		"`freeze` when `linux.resources.memory.disableOOMKiller` says so, else `kill`"},
+	pressureExtension("cpu.pressure"),
+	pressureExtension("memory.pressure"),
+	pressureExtension("io.pressure"),
 	{annotation + "user",
 		func(c *Config) string { return c.Extension.User },
 		func(c *Config, v string) error { return c.setOCIUser(v) },
@@ -94,6 +102,15 @@ var extensions = []extension{
 		(*Config).setOCIDevices,
 		func(*Config) string { return "" },
 		"the customary devices, and those that are listed"},
+}
+
+// pressureExtension is the row of a trigger.
+func pressureExtension(file string) extension {
+	return extension{annotation + file,
+		func(c *Config) string { return c.Pressure(file) },
+		func(c *Config, v string) error { return c.SetPressure(file, v) },
+		func(*Config) string { return "" },
+		"no trigger"}
 }
 
 // setOCIRootMode sets the root mode, and refuses one that root.readonly contradicts.

@@ -104,7 +104,7 @@ var ociRows = []ociRow{
 	{path: "linux.resources.memory.kernel", verdict: ociRefused, idle: []string{"-1"}, text: ociV1, cure: ociLeave},
 	{path: "linux.resources.memory.kernelTCP", verdict: ociRefused, idle: []string{"-1"}, text: ociV1, cure: ociLeave},
 	{path: "linux.resources.memory.swappiness", verdict: ociRefused, zero: true, text: ociLimits, cure: ociLeave},
-	{path: "linux.resources.memory.disableOOMKiller", verdict: ociRefused, text: "a container that nobody may kill can hang its host", cure: ociLeave},
+	{path: "linux.resources.memory.disableOOMKiller", verdict: ociHonoured, text: "`memory.oom` freeze, or stop where the annotation says so; a container is not left hanging"},
 	{path: "linux.resources.memory.useHierarchy", verdict: ociHonoured, text: "kept; the kernel counts so and no other way since Linux 5.11"},
 	{path: "linux.resources.memory.checkBeforeUpdate", verdict: ociRefused, text: "the kernel decides whether a limit is below what is used", cure: ociLeave},
 	{path: "linux.resources.cpu.shares", verdict: ociHonoured, text: "`cpu.weight`; 0 is none"},

@@ -243,7 +243,7 @@ func TestOCISettings(t *testing.T) {
 		for _, err := range []error{
 			c.SetCmd(`sh -c "echo hi"`), c.SetEnv([]string{"A=1"}), c.SetCwd("/tmp"), c.SetHostname("h"), c.SetRootfs("/srv"),
 			c.SetRootMode(mode), c.SetMemoryMax(1 << 30), c.SetPidsMax(7), c.SetCPUWeight(42), c.SetCPUMax(5000, 50000),
-			c.SetStopSignal("INT"), c.SetStopTimeout(3),
+			c.SetStopSignal("INT"), c.SetStopTimeout(3), c.SetOOM("stop"), c.SetPressure("memory.pressure", "some 1 2000000"),
 		} {
 			if err != nil {
 				t.Fatal(err)

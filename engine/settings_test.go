@@ -27,6 +27,11 @@ func TestSettings(t *testing.T) {
 	}
 	tty := func(c *Config, v string) (string, error) { err := c.SetTTY(v); return c.TTY(), err }
 	signal := func(c *Config, v string) (string, error) { err := c.SetStopSignal(v); return c.StopSignal(), err }
+	oom := func(c *Config, v string) (string, error) { err := c.SetOOM(v); return string(c.OOM()), err }
+	pressure := func(c *Config, v string) (string, error) {
+		err := c.SetPressure("memory.pressure", v)
+		return c.Pressure("memory.pressure"), err
+	}
 	cases := []struct {
 		name    string
 		set     func(*Config, string) (string, error)
@@ -68,6 +73,22 @@ func TestSettings(t *testing.T) {
 		{"tty", tty, "yes", "", syscall.EINVAL},
 		{"rootfs.mode", mode, "volatile", "volatile", 0},
 		{"rootfs.mode", mode, "readonly", "", syscall.EINVAL},
+		{"memory.oom", oom, "freeze", "freeze", 0},
+		{"memory.oom", oom, "stop", "stop", 0},
+		{"memory.oom", oom, "kill", "kill", 0},
+		{"memory.oom", oom, "panic", "", syscall.EINVAL},
+		{"memory.pressure", pressure, "some 150000 2000000", "some 150000 2000000", 0},
+		{"memory.pressure", pressure, " full\t1  500000\n", "full 1 500000", 0},
+		{"memory.pressure", pressure, "\n", "", 0},
+		{"memory.pressure", pressure, "some 500000 500000", "some 500000 500000", 0},
+		{"memory.pressure", pressure, "some 500001 500000", "", syscall.EINVAL},
+		{"memory.pressure", pressure, "some 0 500000", "", syscall.EINVAL},
+		{"memory.pressure", pressure, "some 1 499999", "", syscall.EINVAL},
+		{"memory.pressure", pressure, "some 1 10000001", "", syscall.EINVAL},
+		{"memory.pressure", pressure, "most 1 1000000", "", syscall.EINVAL},
+		{"memory.pressure", pressure, "some 1", "", syscall.EINVAL},
+		{"memory.pressure", pressure, "some -1 1000000", "", syscall.EINVAL},
+		{"memory.pressure", pressure, "some 1 1000000\nfull 1 1000000", "", syscall.EINVAL},
 		{"stop.signal", signal, "sigint", "INT", 0},
 		{"stop.signal", signal, "37", "RTMIN+3", 0},
 		{"stop.signal", signal, "NOPE", "", syscall.EINVAL},

@@ -54,7 +54,8 @@ func (s State) Active() bool {
 type Exit struct {
 	Status   syscall.WaitStatus `json:"status"`            // as wait4(2) gave it
 	Unknown  bool               `json:"unknown,omitempty"` // nobody was there to wait for it
-	OOM      bool               `json:"oom,omitempty"`     // the kernel's out-of-memory killer struck in its group
+	OOM      bool               `json:"oom,omitempty"`     // its memory ran out: the kernel killed in its group, or memory.oom acted
+	Peak     uint64             `json:"peak,omitempty"`    // the most bytes of memory that were in use, where the host tells
 	Started  time.Time          `json:"started"`
 	Finished time.Time          `json:"finished"`
 }

@@ -70,6 +70,21 @@ func memoryMaxToV1(_, value string) ([]change, error) {
 	return []change{{0, value}}, nil
 }
 
+// oomFromV1 says what the kernel does: how the engine acts when the killer is held is not the kernel's to know.
+func oomFromV1(texts []string) (string, error) {
+	if held, _ := keyed(texts[0], "oom_kill_disable"); held != 0 {
+		return "hold\n", nil
+	}
+	return "kill\n", nil
+}
+
+// oomGroupFromV1: to the kernel, no process of v1 dies with another.
+func oomGroupFromV1([]string) (string, error) { return "0\n", nil }
+
+func oomToV1(_, value string) ([]change, error) {
+	return []change{{0, map[string]string{"kill": "0", "hold": "1"}[value]}}, nil
+}
+
 func cpuMaxFromV1(texts []string) (string, error) {
 	quota := strings.TrimSpace(texts[0])
 	if strings.HasPrefix(quota, "-") {

@@ -194,6 +194,10 @@ func (p *place) settle(found []*hierarchy) {
 		if !y.unified || p.controller != "" && !slices.Contains(y.controllers, p.controller) {
 			continue
 		}
+		if p.never != "" {
+			why = p.never
+			break
+		}
 		if !y.readonly {
 			p.v2, p.in = true, []*hierarchy{y}
 			return

@@ -33,6 +33,7 @@ var detections = []struct{ name, offers, table, want string }{
 30 23 0:26 / V2 rw,nosuid,nodev,noexec,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot
 `, `cgroup v2
 cgroup-memory yes
+memory.oom no cgroup v2 always kills when memory.max is reached, and cannot be told to wait
 cgroup-pids yes
 cgroup-cpu yes
 cgroup-io yes
@@ -64,7 +65,6 @@ leaf pids cpu
 `, `cgroup hybrid
 cgroup-memory yes
 memory.min no cgroup v1 protects no memory for certain
-memory.oom.group no cgroup v1 kills one process at a time
 cgroup-pids yes
 cgroup-cpu yes
 cgroup-io no no mounted hierarchy has the controller blkio
@@ -81,6 +81,7 @@ use /c/cpuset late
 38 30 0:34 / /c/pids rw - cgroup cgroup rw,pids
 `, `cgroup hybrid
 cgroup-memory yes
+memory.oom no cgroup v2 always kills when memory.max is reached, and cannot be told to wait
 cgroup-pids yes
 cgroup-cpu no no mounted hierarchy has the controller cpu
 cgroup-io no no mounted hierarchy has the controller blkio
@@ -98,7 +99,6 @@ leaf memory
 `, `cgroup v1
 cgroup-memory yes
 memory.min no cgroup v1 protects no memory for certain
-memory.oom.group no cgroup v1 kills one process at a time
 cgroup-pids no /c/pids,cpuset is mounted read-only
 cgroup-cpu yes
 cgroup-io no no mounted hierarchy has the controller blkio

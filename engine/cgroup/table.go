@@ -41,6 +41,10 @@ type row struct {
 	leads func(old, value string) bool
 	// inherit: v1 has no empty value for "as the group above", which is therefore copied from there.
 	inherit bool
+	// passed: a new group of v1 has what the group above has.
+	passed bool
+	// engine: on v1 the engine does what it says, and the kernel knows nothing of it.
+	engine bool
 
 	tell  func(g *Group) (string, error)     // state that the package makes, on every host
 	act   func(g *Group, value string) error // an action: what writing the file does
@@ -48,6 +52,7 @@ type row struct {
 
 	formula string // the conversion in words, for docs/resources.md; empty when both versions agree
 	lacks   string // why v1 has nothing that stands for it; empty where v1 is named
+	never   string // why v2 has nothing that stands for it
 }
 
 // change is one write to a file: which of row.v1 (0 for v2's own), and the text.
@@ -90,8 +95,20 @@ var limitRows = []row{
 		formula: "the soft limit: what is below it is reclaimed last; 0 and max are -1; v1 has one number for memory.low and memory.high"},
 	{file: "memory.min", controller: "memory", initial: "0", lacks: "cgroup v1 protects no memory for certain",
 		limit: func(c *engine.Config) string { return limitText(c.MemoryMin()) }},
-	{file: "memory.oom.group", controller: "memory", initial: "0", lacks: "cgroup v1 kills one process at a time",
-		limit: func(c *engine.Config) string { return map[bool]string{false: "0", true: "1"}[c.MemoryOOMGroup()] }},
+	{file: "memory.oom.group", controller: "memory", v1: []string{oomControl}, initial: "0", engine: true, get: oomGroupFromV1,
+		limit:   func(c *engine.Config) string { return map[bool]string{false: "0", true: "1"}[c.MemoryOOMGroup()] },
+		formula: "when oom_kill has risen, ctrfs kills the rest"},
+	// Held, the killer leaves tasks that find no memory waiting. What is done about them is up to the engine.
+	{file: "memory.oom", controller: "memory", v1: []string{oomControl}, initial: "kill", passed: true,
+		get: oomFromV1, set: oomToV1,
+		limit: func(c *engine.Config) string {
+			if c.OOM() == engine.OOMKill {
+				return "kill"
+			}
+			return "hold"
+		},
+		formula: "oom_kill_disable is 0 for kill, else 1, and ctrfs freezes or stops the container once under_oom is 1",
+		never:   "cgroup v2 always kills when memory.max is reached, and cannot be told to wait"},
 	{file: "pids.max", controller: "pids", v1: []string{"pids.max"}, initial: "max",
 		limit: func(c *engine.Config) string { return limitText(c.PidsMax()) }},
 	{file: "cpu.max", controller: "cpu", v1: []string{"cpu.cfs_quota_us", "cpu.cfs_period_us"},
@@ -183,6 +200,9 @@ func (p *place) together() bool { return p.joint != nil && !p.v2 && p.lack == ""
 func (p *place) want(c *engine.Config) (string, error) {
 	if p.together() {
 		return p.joint(c)
+	}
+	if p.engine && !p.v2 {
+		return p.initial, nil
 	}
 	text := p.limit(c)
 	if text != p.initial {

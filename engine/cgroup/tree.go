@@ -152,7 +152,13 @@ func (t *Tree) Create(p string, r *specs.LinuxResources) (*Group, error) {
 			return nil, also(err, t.undo(p, top))
 		}
 	}
-	if err := g.furnish(); err != nil {
+	err = g.furnish()
+	for i, l := range t.host.limits {
+		if err == nil && l.passed && path.Dir(p) != "." {
+			err = g.look(l, &g.have[i])
+		}
+	}
+	if err != nil {
 		return nil, also(err, g.Remove())
 	}
 	if err := g.Apply(r); err != nil {

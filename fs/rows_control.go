@@ -72,7 +72,7 @@ func statusText(v *engine.View) string {
 		root, mode = "", "" // it runs on files that are there already
 	}
 	oom := "0"
-	if v.Exit.OOM {
+	if v.OOM || v.Exit.OOM {
 		oom = "1"
 	}
 	return formatKeyed([]pair{
@@ -84,6 +84,9 @@ func statusText(v *engine.View) string {
 		{"signal", signal},
 		{"oom", oom},
 		{"restarts", fmt.Sprint(v.Restarts)},
+		{"cpu.pressure", v.Config.Pressure("cpu.pressure")},
+		{"memory.pressure", v.Config.Pressure("memory.pressure")},
+		{"io.pressure", v.Config.Pressure("io.pressure")},
 		{"rootfs", root},
 		{"rootfs.mode", mode},
 		{"path", v.Path},

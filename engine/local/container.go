@@ -44,7 +44,7 @@ type container struct {
 	pid     int           // guarded by mu
 	pidfd   *os.File      // guarded by mu; nil when nothing runs
 	started time.Time     // guarded by mu; of the present run
-	oomBase uint64        // guarded by mu; OOM kills before the present run
+	kills   uint64        // guarded by mu; OOM kills in its group that have been told, or are an earlier run's
 	failure string        // guarded by mu
 	changed time.Time     // guarded by mu
 	moved   chan struct{} // guarded by mu; closed and replaced when the state changes
@@ -53,6 +53,12 @@ type container struct {
 	group   *cgroup.Group // guarded by mu; nil until something needs it
 	root    *overlay.Root // guarded by mu; held while it runs, so that nobody waits for its teardown
 	mounts  *os.File      // guarded by mu; its mount namespace, held for the same reason; may be nil
+
+	memory   *cgroup.Watch      // guarded by mu; tells when its memory runs out; nil where no limit binds
+	triggers map[string]trigger // guarded by mu; of pressure files
+	shortAt  atomic.Int64       // when memory was last told of, in nanoseconds
+	short    atomic.Bool        // memory was told of, and nobody has looked
+	looking  errand             // what follows
 
 	pins   map[specs.LinuxNamespaceType]*os.File // guarded by mu; namespaces that others have entered, or nil
 	guests atomic.Int32                          // starts on their way that enter its user namespace
@@ -108,7 +114,7 @@ func (c *container) View() *engine.View {
 // view is [container.View]. c.mu is held.
 func (c *container) view() *engine.View {
 	return &engine.View{ID: c.id, Name: c.name, Path: c.path, Config: c.rec.Config, State: c.state, PID: c.pid,
-		Started: c.started, Exit: c.rec.Exit, Failure: c.failure, Changed: c.changed}
+		Started: c.started, Exit: c.rec.Exit, OOM: c.rec.OOM, Failure: c.failure, Changed: c.changed}
 }
 
 // Generation implements [engine.Container].
@@ -174,6 +180,7 @@ func (c *container) amend(change func(*record)) error {
 	defer c.mu.Unlock()
 	// An exit may have come meanwhile; it has its own way to the disk, behind this one.
 	next.Exit, next.Started, next.KillAt, next.First = c.rec.Exit, c.rec.Started, c.rec.KillAt, c.rec.First
+	next.OOM, next.Kills = c.rec.OOM, c.rec.Kills
 	c.rec = next
 	c.touched()
 	return nil
@@ -232,10 +239,18 @@ func (c *container) Update(by engine.Caller, file string, live bool, change func
 			return err
 		}
 	}
+	for _, file := range engine.Pressures {
+		if trigger := next.Pressure(file); trigger != "" && trigger != v.Config.Pressure(file) {
+			if err := c.e.groups.CheckPressure(file, trigger); err != nil {
+				return err
+			}
+		}
+	}
 	if err := c.commit(v.Config, next); err != nil {
 		return err
 	}
 	c.resize(v.Config, next)
+	c.rewatch(v.Config, next)
 	if !sameNamespaces(next, v.Config) {
 		c.unpin()
 	}

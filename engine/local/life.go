@@ -1,6 +1,7 @@
 package local
 
 import (
+	"fmt"
 	"strings"
 	"syscall"
 	"time"
@@ -38,11 +39,13 @@ func (c *container) take(x keeper.Exit) bool {
 	if stale || !c.rec.Exit.Finished.Before(x.Finished) {
 		return false
 	}
-	exit := engine.Exit{Status: x.Status, Started: x.Started, Finished: x.Finished}
 	if c.group != nil {
-		kills, err := c.group.OOMKills()
-		exit.OOM = err == nil && kills > c.oomBase
+		if kills, err := c.group.OOMKills(); err == nil {
+			c.countKills(kills)
+		}
 	}
+	exit := engine.Exit{Status: x.Status, OOM: c.rec.OOM, Started: x.Started, Finished: x.Finished}
+	c.rec.OOM, c.rec.Kills = false, 0
 	root, pidfd := c.root, c.pidfd
 	mounts := c.mounts
 	c.pid, c.pidfd, c.root, c.mounts, c.steps = 0, nil, nil, nil, nil
@@ -62,6 +65,7 @@ func (c *container) take(x keeper.Exit) bool {
 		if root != nil {
 			root.Close()
 		}
+		c.notePeak()
 		kept := c.recordExit()
 		c.stopped(view)
 		if kept {
@@ -96,18 +100,24 @@ func (c *container) stopped(v *engine.View) {
 
 // recordExit puts the exit on disk, and says whether it is there.
 func (c *container) recordExit() bool {
+	if err := c.save(); err != nil {
+		c.e.log.Error("an exit is not on disk; the keeper's journal still has it", "container", c.id, "err", err)
+		return false
+	}
+	return true
+}
+
+// save puts on disk what the record says, unless it is unlinked.
+func (c *container) save() error {
 	c.saving.Lock()
 	defer c.saving.Unlock()
 	c.mu.Lock()
 	rec := c.rec
 	c.mu.Unlock()
-	if !c.unkept {
-		if err := c.e.store.save(&rec); err != nil {
-			c.e.log.Error("an exit is not on disk; the keeper's journal still has it", "container", c.id, "err", err)
-			return false
-		}
+	if c.unkept {
+		return nil
 	}
-	return true
+	return c.e.store.save(&rec)
 }
 
 // signal sends a signal to PID 1.
@@ -186,10 +196,13 @@ func (c *container) killLater(started, at time.Time) {
 // an empty group.
 func (c *container) ReadControl(file string) (string, error) {
 	c.mu.Lock()
-	group := c.group
+	group, peak := c.group, c.rec.Exit.Peak
 	c.mu.Unlock()
 	if group != nil {
 		return group.Read(file)
+	}
+	if file == "memory.peak" && peak != 0 { // the group went with the last mount
+		return fmt.Sprintf("%d\n", peak), nil
 	}
 	if text, ok := emptyGroup[file]; ok {
 		return text, nil

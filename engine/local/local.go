@@ -68,6 +68,7 @@ type Engine struct {
 	nodes    launch.Nodes
 	keeper   *keeper.Client
 	mountDir string // immutable
+	watcher  *cgroup.Watcher
 	facts    facts
 	features func() []engine.Feature // found out when first asked for
 	bus      engine.Bus
@@ -82,7 +83,7 @@ type Engine struct {
 // New opens the engine: it reads the records and the keeper's account of what lives and what has exited, and brings the
 // machine into agreement with that.
 func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, error) {
-	e := &Engine{log: o.Log, keeper: client, mountDir: o.Mount, top: map[string]*container{}, byID: map[string]*container{}}
+	e := &Engine{log: o.Log, keeper: client, mountDir: o.Mount, watcher: cgroup.NewWatcher(), top: map[string]*container{}, byID: map[string]*container{}}
 	var err error
 	if e.facts, err = learn(o.Run); err != nil {
 		return nil, err
@@ -109,6 +110,7 @@ func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, err
 	}
 	if err != nil {
 		account.Claims.Close()
+		e.watcher.Close()
 		e.store.close()
 		return nil, err
 	}
@@ -136,6 +138,7 @@ func (e *Engine) Close() {
 	e.warming.Wait()
 	e.stock.close()
 	e.nodes.Close()
+	e.watcher.Close()
 	e.mu.RLock()
 	all := slices.Collect(maps.Values(e.byID))
 	e.mu.RUnlock()
@@ -144,6 +147,7 @@ func (e *Engine) Close() {
 		c.greeted.Wait()
 		c.settled.Wait()
 		c.leftovers.Wait()
+		c.looking.ends.Wait()
 		if !c.View().State.Active() {
 			if err := c.dropGroup(); err != nil {
 				e.log.Warn("a group stays behind", "container", c.id, "err", err)

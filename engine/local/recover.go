@@ -36,6 +36,9 @@ func (e *Engine) recover(account keeper.Account) error {
 	for _, r := range account.Running {
 		e.resume(r)
 	}
+	for _, c := range e.byID { // nobody else has them yet
+		c.watchRun(0)
+	}
 	e.settleIn()
 	go e.keeper.Serve(e.exited)
 	e.removeStrays()
@@ -137,9 +140,7 @@ func (e *Engine) resume(r keeper.Running) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.pid, c.pidfd, c.started, c.rec.Started = r.PID, r.PidFD, r.Started, true
-	if c.group != nil {
-		c.oomBase, _ = c.group.OOMKills() // what happened before the crash of the server is not told apart
-	}
+	c.kills = c.rec.Kills
 	c.state = engine.Running
 	if frozen, err := c.readFreeze(); err == nil && frozen {
 		c.state = engine.Paused

@@ -57,6 +57,7 @@ type starting struct {
 	view   *engine.View
 	group  *cgroup.Group
 	newTop *container // the outermost container whose group did not exist before
+	kills  uint64     // OOM kills in the group by now
 	root   *overlay.Root
 	log    *os.File
 	newLog string
@@ -226,6 +227,9 @@ func (s *starting) prepare() (err error) {
 	if s.group, s.newTop, err = s.c.ensureGroup(); err != nil {
 		return err
 	}
+	if s.newTop == nil { // the group has counted before; a host that cannot tell gets no oom in status
+		s.kills, _ = s.group.OOMKills()
+	}
 	s.root, err = s.prepareRoot()
 	return err
 }
@@ -300,6 +304,7 @@ func (c *container) dropGroup() error {
 	if group == nil {
 		return nil
 	}
+	c.unwatch()
 	err := group.Remove()
 	if err != nil {
 		c.mu.Lock()
@@ -335,21 +340,22 @@ func (s *starting) executed(r keeper.Running) {
 	}
 	s.log.Close()
 	mounts := mountNamespace(r.PidFD)
-	kills := uint64(0)
-	if s.newTop == nil { // the group has counted before; a host that cannot tell gets no oom in status
-		kills, _ = s.group.OOMKills()
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.pid, c.pidfd, c.started, c.oomBase = r.PID, r.PidFD, r.Started, kills
+	c.pid, c.pidfd, c.started, c.kills = r.PID, r.PidFD, r.Started, s.kills
+	c.rec.OOM, c.rec.Kills = false, s.kills
 	c.root, c.mounts, c.plan, c.steps = s.root, mounts, "", s.steps
 	c.moveIn(s.around.landlord)
 	c.settled.Go(func() {
+		c.watchRun(s.kills)
 		if err := s.root.Release(); err != nil {
 			c.e.log.Warn("what made a root is not closed", "container", c.id, "err", err)
 		}
 	})
-	time.AfterFunc(noteDelay, c.note)
+	time.AfterFunc(noteDelay, func() {
+		c.note()
+		c.looking.ask(c.lookAtMemory) // what happened while the watch was made
+	})
 	c.failure = ""
 	c.rec.Started = true
 	if s.around.first != 0 {

@@ -53,6 +53,8 @@ type record struct {
 	Found   *account                `json:"found,omitempty"`    // the user that its last start looked up
 	Started bool                    `json:"started"`            // it has run at least once
 	KillAt  time.Time               `json:"kill_at,omitzero"`   // a stop is under way, and this is when KILL follows
+	OOM     bool                    `json:"oom,omitempty"`      // memory has run out in the present run
+	Kills   uint64                  `json:"kills,omitempty"`    // OOM kills in its group that have been told, while it runs
 }
 
 // store keeps records in the state directory: each one atomically, surviving a crash of the process at once and a power

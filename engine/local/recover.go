@@ -118,10 +118,11 @@ func (e *Engine) reopenGroups() error {
 			continue
 		}
 		if c.group, err = e.groups.Open(p); err == nil {
-			err = c.group.Apply(c.rec.Config.Spec.Linux.Resources)
+			err = c.group.Repair(c.rec.Config.Spec.Linux.Resources)
 		}
 		if err != nil {
 			e.log.Error("a group is not as it should be", "container", c.id, "err", err)
+			c.Fail(err)
 		}
 	}
 	return nil

@@ -97,7 +97,7 @@ var ociRows = []ociRow{
 	{path: "linux.resources.devices[].type", verdict: ociHonoured, text: "`devices`"},
 	{path: "linux.resources.devices[].major", verdict: ociHonoured, text: "`devices`"},
 	{path: "linux.resources.devices[].minor", verdict: ociHonoured, text: "`devices`"},
-	{path: "linux.resources.devices[].access", verdict: ociHonoured, text: "`devices`; all or none: what no line allows has no node that opens, and a node that a line makes opens as its mode says"},
+	{path: "linux.resources.devices[].access", verdict: ociHonoured, text: "`devices`"},
 	{path: "linux.resources.memory.limit", verdict: ociHonoured, text: "`memory.max`; rounded down to a page, as the kernel does it"},
 	{path: "linux.resources.memory.reservation", verdict: ociRefused, idle: []string{"-1"}, text: ociLimits, cure: ociLeave},
 	{path: "linux.resources.memory.swap", verdict: ociRefused, idle: []string{"-1"}, text: ociLimits, cure: ociLeave},

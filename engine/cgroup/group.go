@@ -30,15 +30,12 @@ func (g *Group) Path() string { return g.path }
 // is written. When one is refused, those before it are restored. Errors: EOPNOTSUPP for a limit that the host has no
 // controller for, and the kernel's.
 func (g *Group) Apply(r *specs.LinuxResources) error {
-	if r == nil {
-		r = &specs.LinuxResources{}
-	}
-	config := &engine.Config{Spec: specs.Spec{Linux: &specs.Linux{Resources: r}}}
+	config := configOf(r)
 	limits := g.tree.host.limits
 	want := make([]string, len(limits))
 	for i, p := range limits {
 		want[i] = p.limit(config)
-		if err := p.check("write"); err != nil && want[i] != p.initial {
+		if err := p.check("write"); err != nil && want[i] != p.initial && (p.spare == "" || want[i] != p.spare) {
 			return err
 		}
 	}
@@ -55,7 +52,7 @@ func (g *Group) Apply(r *specs.LinuxResources) error {
 	}
 	before := slices.Clone(g.have)
 	for i, p := range limits {
-		if want[i] == before[i] {
+		if want[i] == before[i] || p.lack != "" {
 			continue
 		}
 		if err := g.change(p, before[i], want[i]); err != nil {
@@ -66,9 +63,21 @@ func (g *Group) Apply(r *specs.LinuxResources) error {
 	return nil
 }
 
+// configOf wraps limits in what the table reads them from.
+func configOf(r *specs.LinuxResources) *engine.Config {
+	if r == nil {
+		r = &specs.LinuxResources{}
+	}
+	return &engine.Config{Spec: specs.Spec{Linux: &specs.Linux{Resources: r}}}
+}
+
 // look replaces have by the limit that is in force.
 func (g *Group) look(p *place, have *string) error {
 	if p.lack != "" {
+		return nil
+	}
+	if p.filtered() {
+		*have = unknownDevices
 		return nil
 	}
 	text, err := g.text(p)
@@ -96,6 +105,9 @@ func (g *Group) restore(limits []*place, before []string) error {
 
 // change sets one limit from the v2 text old to value.
 func (g *Group) change(p *place, old, value string) error {
+	if p.filtered() {
+		return g.changeFilter(p, old, value)
+	}
 	changes := []change{{0, value}}
 	if !p.v2 && p.set != nil {
 		var err error
@@ -104,8 +116,13 @@ func (g *Group) change(p *place, old, value string) error {
 		}
 	}
 	// One after the other, and no undo here: the caller knows what was before and asks the kernel what is.
-	for _, c := range changes {
-		if err := g.top(p.in[c.file]).write(g.file(p, c.file), c.text); err != nil {
+	for len(changes) > 0 {
+		file := changes[0].file
+		var texts []string
+		for ; len(changes) > 0 && changes[0].file == file; changes = changes[1:] {
+			texts = append(texts, changes[0].text)
+		}
+		if err := g.top(p.in[file]).write(g.file(p, file), texts...); err != nil {
 			return g.refuse("write", p.file, value, err)
 		}
 	}
@@ -161,8 +178,14 @@ func (g *Group) Read(file string) (string, error) {
 }
 
 func (g *Group) text(p *place) (string, error) {
+	if p.filtered() {
+		return g.filterText(p)
+	}
 	var texts []string
 	for i, y := range p.in {
+		if p.reads > 0 && i >= p.reads {
+			break
+		}
 		var text string
 		var err error
 		// Every file is another moment. v1 offers no consistent one, and v2 does it within a file only.

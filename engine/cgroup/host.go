@@ -123,7 +123,7 @@ func newHost(found []*hierarchy) *Host {
 				h.used = append(h.used, y)
 			}
 		}
-		if p.v2 && p.controller != "" && !slices.Contains(h.wanted, p.controller) {
+		if p.v2 && p.controller != "" && !p.filtered() && !slices.Contains(h.wanted, p.controller) {
 			h.wanted = append(h.wanted, p.controller)
 		}
 	}
@@ -160,6 +160,11 @@ func (y *hierarchy) rank() int {
 // v2 do all that the freezer does without its traps.
 func (p *place) settle(found []*hierarchy) {
 	why := ""
+	if p.file == devicesFile {
+		if why = p.settleDevices(found); p.v2 {
+			return
+		}
+	}
 	for _, y := range found {
 		if !y.unified || p.controller != "" && !slices.Contains(y.controllers, p.controller) {
 			continue
@@ -224,6 +229,12 @@ func (h *Host) Controllers() []string {
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
+}
+
+// Offers reports whether groups have a file.
+func (h *Host) Offers(file string) bool {
+	_, err := h.lookup("read", file)
+	return err == nil
 }
 
 // Features tells the mode, every controller, and each file that is missing though its controller is there, with reasons.

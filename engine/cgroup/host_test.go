@@ -34,6 +34,7 @@ var detections = []struct{ name, offers, table, want string }{
 cgroup-memory yes
 cgroup-pids yes
 cgroup-cpu yes
+cgroup-devices yes
 use V2
 leaf memory pids cpu
 `},
@@ -43,6 +44,7 @@ leaf memory pids cpu
 cgroup-memory no no mounted hierarchy has the controller memory
 cgroup-pids yes
 cgroup-cpu yes
+cgroup-devices yes
 use V2
 leaf pids cpu
 `},
@@ -57,6 +59,7 @@ leaf pids cpu
 cgroup-memory yes
 cgroup-pids yes
 cgroup-cpu yes
+cgroup-devices yes
 use V2
 use /c/memory
 use /c/pids
@@ -69,9 +72,31 @@ use /c/cpu,cpuacct
 cgroup-memory yes
 cgroup-pids yes
 cgroup-cpu no no mounted hierarchy has the controller cpu
+cgroup-devices yes
 use V2
 use /c/pids
 leaf memory
+`},
+	{"v2, a kernel without programs, and v1's devices", "", `
+31 30 0:27 / V2 rw - cgroup2 cgroup2 rw
+38 30 0:34 / /c/devices rw - cgroup cgroup rw,devices
+`, `cgroup hybrid
+cgroup-memory no no mounted hierarchy has the controller memory
+cgroup-pids no no mounted hierarchy has the controller pids
+cgroup-cpu no no mounted hierarchy has the controller cpu
+cgroup-devices yes
+use V2
+use /c/devices
+`},
+	{"v2, a kernel without programs", "cpu", `
+31 30 0:27 / V2 rw - cgroup2 cgroup2 rw
+`, `cgroup v2
+cgroup-memory no no mounted hierarchy has the controller memory
+cgroup-pids no no mounted hierarchy has the controller pids
+cgroup-cpu yes
+cgroup-devices no none taken
+use V2
+leaf cpu
 `},
 	{"v1, no cpuacct, pids read-only", "", `
 35 30 0:31 / /c/cpu rw - cgroup cgroup rw,cpu
@@ -82,6 +107,7 @@ leaf memory
 cgroup-memory yes
 cgroup-pids no /c/pids is mounted read-only
 cgroup-cpu yes
+cgroup-devices no no mounted hierarchy has the controller devices
 cpu.stat no no mounted hierarchy has the controller cpuacct
 use /c/freezer
 use /c/memory
@@ -95,6 +121,7 @@ use /c/cpu
 cgroup-memory no no mounted hierarchy has the controller memory
 cgroup-pids yes
 cgroup-cpu no no mounted hierarchy has the controller cpu
+cgroup-devices no no mounted hierarchy has the controller devices
 cgroup.events no no mounted hierarchy has the controller freezer
 cgroup.freeze no no mounted hierarchy has the controller freezer
 use /c/pids
@@ -104,6 +131,13 @@ use /c/pids
 func TestDetect(t *testing.T) {
 	for _, c := range detections {
 		t.Run(c.name, func(t *testing.T) {
+			defer func(lack func() string) { filterLack = lack }(filterLack)
+			filterLack = func() string {
+				if strings.Contains(c.name, "without programs") {
+					return "none taken"
+				}
+				return ""
+			}
 			v2 := t.TempDir()
 			if err := os.WriteFile(filepath.Join(v2, "cgroup.controllers"), []byte(c.offers+"\n"), 0o600); err != nil {
 				t.Fatal(err)

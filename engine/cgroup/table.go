@@ -19,6 +19,8 @@ type row struct {
 	// v1 names the files of v1. The part before the first dot is the controller (kernel/cgroup/cgroup.c,
 	// cgroup_file_name); "cgroup" is any hierarchy's, so the home's.
 	v1 []string
+	// reads says that only the first so many are read; 0 is all.
+	reads int
 	// deep: these tell about the group alone, where v2's counts what is below it too. get then sees the texts of the
 	// group and all below it, one after the other.
 	deep bool
@@ -27,7 +29,8 @@ type row struct {
 	set func(old, value string) ([]change, error)
 
 	limit   func(*engine.Config) string // a limit: the v2 text that a configuration wants
-	initial string                      // a limit: what a new group has
+	initial string                      // a limit: what a new group has; not more than the group above it
+	spare   string                      // a limit: what a host without the file may leave undone
 
 	act   func(g *Group, value string) error // an action: what writing the file does
 	blind bool                               // cannot be read
@@ -57,6 +60,9 @@ var table = []row{
 	{file: "cpu.weight", controller: "cpu", v1: []string{"cpu.shares"},
 		get: cpuWeightFromV1, set: cpuWeightToV1, initial: "100",
 		limit: func(c *engine.Config) string { return strconv.FormatInt(c.CPUWeight(), 10) }},
+	// In v2 it is no file but a program: devices_v2.go.
+	{file: devicesFile, controller: "devices", v1: []string{"devices.list", "devices.deny", "devices.allow"}, reads: 1,
+		get: devicesFromV1, set: devicesToV1, limit: deviceLimit, initial: engine.AllDevices, spare: defaultDevices},
 
 	{file: "cgroup.events", v1: []string{"freezer.state", "cgroup.procs"}, deep: true, get: eventsFromV1},
 	{file: "cpu.stat", controller: "cpu", get: cpuStatFromV1,

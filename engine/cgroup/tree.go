@@ -19,8 +19,9 @@ const leafName = "_self"
 type Tree struct {
 	host    *Host
 	name    string
-	roots   []dir    // the hierarchies, in the order of Host.used; to remove the tree, and to put processes back
-	tops    []dir    // the tree's directory in each
+	roots   []dir // the hierarchies, in the order of Host.used; to remove the tree, and to put processes back
+	tops    []dir // the tree's directory in each
+	filters filters
 	enabled []string // controllers that the tree had to enable in the root of v2
 }
 
@@ -60,6 +61,11 @@ func (t *Tree) open() error {
 		}
 		t.tops = append(t.tops, top)
 	}
+	if p, err := t.host.lookup("write", devicesFile); err == nil && p.filtered() {
+		if err := t.filters.hold(t.tops[p.in[0].index], "."); err != nil {
+			return err
+		}
+	}
 	if !t.host.leaf {
 		return nil
 	}
@@ -93,6 +99,7 @@ func (t *Tree) Close() error {
 	for _, d := range slices.Concat(t.roots, t.tops) {
 		d.close()
 	}
+	t.filters.close()
 	t.roots, t.tops = nil, nil
 	return nil
 }
@@ -149,10 +156,22 @@ func (t *Tree) Create(p string, r *specs.LinuxResources) (*Group, error) {
 	if err := g.furnish(); err != nil {
 		return nil, also(err, g.Remove())
 	}
+	if err := g.inherit(); err != nil {
+		return nil, also(err, g.Remove())
+	}
 	if err := g.Apply(r); err != nil {
 		return nil, also(err, g.Remove())
 	}
 	return g, nil
+}
+
+// inherit notes what a new group got from the group around it: v1's devices, which it can only narrow.
+func (g *Group) inherit() error {
+	i := slices.IndexFunc(g.tree.host.limits, func(p *place) bool { return p.file == devicesFile })
+	if p := g.tree.host.limits[i]; path.Dir(g.path) != "." && !p.filtered() {
+		return g.look(p, &g.have[i])
+	}
+	return nil
 }
 
 // undo removes the directories of p from the hierarchies before the one that failed. That one's own, if there is any, was

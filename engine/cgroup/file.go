@@ -30,6 +30,7 @@ var cures = []struct {
 	{"memory.limit_in_bytes", unix.EBUSY, "more is in use than can be reclaimed", "write a higher limit, or stop something first"},
 	{"cpu.cfs_quota_us", unix.EINVAL, "cgroup v1 keeps a nested group's share within its parent's", "write a smaller share here, or a larger one above"},
 	{"cpu.cfs_period_us", unix.EINVAL, "cgroup v1 keeps a nested group's share within its parent's", "write a smaller share here, or a larger one above"},
+	{"net_prio.ifpriomap", unix.ENODEV, "the host has no such network interface", "ip link lists those that it has"},
 	{"devices.allow", unix.EPERM, "the group around it may not use these", "allow it there first"},
 	{"devices.allow", unix.EINVAL, "cgroup v1 cannot allow everything while groups are nested in this one", "stop what is in it, or name the devices"},
 	{"devices.deny", unix.EINVAL, "cgroup v1 cannot take everything back while groups are nested in this one", "stop what is in it"},

@@ -73,7 +73,7 @@ func TestOCIExample(t *testing.T) {
 		"linux.cgroupsPath", "linux.mountLabel", "linux.resources.blockIO",
 		"linux.resources.cpu.cpus", "linux.resources.cpu.idle", "linux.resources.cpu.mems", "linux.resources.cpu.realtimePeriod",
 		"linux.resources.cpu.realtimeRuntime", "linux.resources.hugepageLimits", "linux.resources.memory.reservation",
-		"linux.resources.memory.swap", "linux.resources.memory.swappiness", "linux.resources.network", "process.ioPriority",
+		"linux.resources.memory.swap", "linux.resources.memory.swappiness", "process.ioPriority",
 	}
 	if got := wanted(ociRoot().refusals("", tree)); !slices.Equal(got, want) {
 		t.Errorf("refused are\n%s\nwant\n%s", strings.Join(got, " "), strings.Join(want, " "))

@@ -55,6 +55,7 @@ var ociRules = []struct {
 		return c.Clone().SetPidsMax(c.PidsMax())
 	}},
 	{"linux.resources.cpu", checkCPU},
+	{"linux.resources.network.priorities", checkPriorities},
 	{"linux.seccomp", checkSeccomp},
 	{"linux.rootfsPropagation", func(c *Config) error {
 		return oneOf(c.Spec.Linux.RootfsPropagation, "", "private", "slave", "shared", "unbindable", "rprivate", "rslave", "rshared", "runbindable")

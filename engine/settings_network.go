@@ -76,3 +76,21 @@ func (c *Config) SetNetPriority(name, value string) error {
 	})
 	return nil
 }
+
+// checkPriorities is for a configuration that comes as a whole.
+func checkPriorities(c *Config) error {
+	if c.Spec.Linux.Resources.Network == nil {
+		return nil
+	}
+	clone, seen := c.Clone(), map[string]bool{}
+	for _, p := range c.Spec.Linux.Resources.Network.Priorities {
+		if seen[p.Name] {
+			return ociBad(p.Name, "an interface is there twice", "leave one out")
+		}
+		seen[p.Name] = true
+		if err := clone.SetNetPriority(p.Name, fmt.Sprint(p.Priority)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

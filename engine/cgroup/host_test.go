@@ -286,7 +286,7 @@ func FuzzMountinfo(f *testing.F) {
 		f.Add(d.table)
 	}
 	f.Fuzz(func(t *testing.T, table string) {
-		found, err := parseMounts(strings.NewReader(table))
+		found, err := Options{}.parseMounts(strings.NewReader(table))
 		if err != nil {
 			return
 		}

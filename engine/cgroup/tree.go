@@ -28,7 +28,7 @@ type Tree struct {
 	late late // which groups have what few of them have
 }
 
-// Tree makes or opens the directory called name in every hierarchy. It lies at the root, not in the caller's own group: a
+// Tree makes or opens the directory called name in every hierarchy. Unless [Options] say otherwise it lies at the root, not in the caller's own group: a
 // session manager may destroy that one with the session. The caller closes the tree. Errors: EINVAL, EACCES, EROFS.
 func (h *Host) Tree(name string) (*Tree, error) {
 	if err := engine.ValidateName(name); err != nil {
@@ -107,6 +107,18 @@ func (t *Tree) Close() error {
 	return nil
 }
 
+// Release gives back the descriptors of hierarchies that this ctrfs has mounted, so that they can be unmounted. Files in them cannot
+// be used any more.
+func (t *Tree) Release() {
+	for i, y := range t.host.used {
+		if y.private {
+			t.roots[i].close()
+			t.tops[i].close()
+			t.roots[i].fd, t.tops[i].fd = -1, -1
+		}
+	}
+}
+
 // Remove removes the tree's directories and every group in them. Controllers that it enabled in the root of v2 are disabled
 // again, unless other groups there may rely on them. Errors: EBUSY while processes live in it.
 func (t *Tree) Remove() error {
@@ -121,6 +133,7 @@ func (t *Tree) Remove() error {
 	// Another tree, or a service manager that came later, found the controllers enabled and has not asked for them again. A
 	// tree opened after a crash does not know what its predecessor enabled, and leaves them: nothing is limited by that.
 	others, err := t.roots[0].subdirs(".")
+	others = slices.DeleteFunc(others, func(name string) bool { return name == asideName })
 	if err != nil || len(others) > 0 {
 		return err
 	}

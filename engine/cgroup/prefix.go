@@ -83,11 +83,19 @@ func (h *Host) StepAside() error {
 	return d.write(path.Join(asideName, "cgroup.procs"), fmt.Sprint(os.Getpid()))
 }
 
-// StepBack removes the group that [Host.StepAside] made, if nobody lives in it any more.
+// StepBack removes the group that [Host.StepAside] made, once the keeper, who is on its way out, has left it. Whoever else lives in it
+// keeps it.
 func (h *Host) StepBack() error {
 	home := h.used[0]
-	err := unix.Rmdir(path.Join(home.mount, asideName))
-	if err == unix.ENOENT || home.around == nil {
+	if home.around == nil {
+		return nil
+	}
+	d, err := openDir(home.mount)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	if err = d.rmdir(asideName); errors.Is(err, unix.EBUSY) {
 		return nil
 	}
 	return err

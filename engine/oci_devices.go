@@ -56,6 +56,10 @@ func leaveOutDevices(spec *specs.Spec) {
 // a customary one that is the same.
 func (c *Config) setOCIDevices(listed string) error {
 	if listed != "" {
+		// What is listed is all, also when that is nothing: without this rule, no rules would be no limit.
+		if r := c.Spec.Linux.Resources; len(r.Devices) == 0 || !isDenyAll(r.Devices[0]) {
+			r.Devices = slices.Concat(fresh().Spec.Linux.Resources.Devices[:1], r.Devices)
+		}
 		return oneOf(listed, ociDevicesListed)
 	}
 	fresh := NewConfig().Spec.Linux // a copy to change

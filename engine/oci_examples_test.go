@@ -72,7 +72,7 @@ func TestOCIExample(t *testing.T) {
 	want := []string{
 		"linux.cgroupsPath", "linux.mountLabel", "linux.resources.blockIO.leafWeight", "linux.resources.blockIO.weightDevice",
 		"linux.resources.cpu.idle", "linux.resources.cpu.realtimePeriod", "linux.resources.cpu.realtimeRuntime",
-		"linux.resources.memory.swappiness", "linux.resources.network", "process.ioPriority",
+		"linux.resources.memory.swappiness", "process.ioPriority",
 	}
 	if got := wanted(ociRoot().refusals("", tree)); !slices.Equal(got, want) {
 		t.Errorf("refused are\n%s\nwant\n%s", strings.Join(got, " "), strings.Join(want, " "))

@@ -58,6 +58,7 @@ var ociRules = []struct {
 	{"linux.resources.blockIO", checkBlockIO},
 	{"linux.resources.hugepageLimits", checkHugepages},
 	{"linux.resources.unified", checkUnified}, // after all that it may repeat
+	{"linux.resources.network.priorities", checkPriorities},
 	{"linux.seccomp", checkSeccomp},
 	{"linux.rootfsPropagation", func(c *Config) error {
 		return oneOf(c.Spec.Linux.RootfsPropagation, "", "private", "slave", "shared", "unbindable", "rprivate", "rslave", "rshared", "runbindable")

@@ -25,16 +25,13 @@ const (
 	minorMax = 1<<20 - 1
 )
 
-// anyDevice is the number that means all.
-const anyDevice = -1
-
 // noAccess is the access of a node without a rule: it is made, and only another line lets it be used.
 const noAccess = "-"
 
 // deviceLine is one line of the devices file.
 type deviceLine struct {
 	kind         string // "a", "b" or "c"
-	major, minor int64  // or anyDevice
+	major, minor int64  // or AnyDevice
 	access       string // of "rwm", or noAccess
 	node         string // its path in the container, "" for none
 }
@@ -48,7 +45,7 @@ func (d deviceLine) String() string {
 }
 
 func formatDevice(n int64) string {
-	if n == anyDevice {
+	if n == AnyDevice {
 		return "*"
 	}
 	return fmt.Sprint(n)
@@ -87,7 +84,7 @@ func parseDevice(line string) (d deviceLine, err error) {
 	if len(words) == 4 {
 		d.node = unescape(words[3])
 	}
-	if d.kind == "a" && (d.major != anyDevice || d.minor != anyDevice || d.access != "rwm" || d.node != "") {
+	if d.kind == "a" && (d.major != AnyDevice || d.minor != AnyDevice || d.access != "rwm" || d.node != "") {
 		return refuse("type a is everything or nothing")
 	}
 	if why := d.nodeFault(); why != "" {
@@ -107,7 +104,7 @@ func (d deviceLine) nodeFault() string {
 		return "the node is not a clean absolute path"
 	case strings.ContainsFunc(d.node, func(r rune) bool { return r < ' ' || r == 0x7f || r == '\uFFFD' }):
 		return "the node's path has characters that are no text"
-	case d.major == anyDevice || d.minor == anyDevice:
+	case d.major == AnyDevice || d.minor == AnyDevice:
 		return "a node has one number"
 	}
 	return ""
@@ -115,7 +112,7 @@ func (d deviceLine) nodeFault() string {
 
 func parseDeviceNumber(text string, limit int64) (int64, bool) {
 	if text == "*" {
-		return anyDevice, true
+		return AnyDevice, true
 	}
 	n, err := strconv.ParseUint(text, 10, 32)
 	return int64(n), err == nil && int64(n) <= limit
@@ -167,7 +164,7 @@ func (c *Config) Devices() []string {
 }
 
 // AllDevices reports whether the container may use every device.
-func (c *Config) AllDevices() bool { return slices.Contains(c.Devices(), "a *:* rwm") }
+func (c *Config) AllDevices() bool { return slices.Contains(c.Devices(), AllDevices) }
 
 // deviceRules leaves out the rule that nothing is allowed, with which a list of rules begins.
 func deviceRules(rules []specs.LinuxDeviceCgroup) []specs.LinuxDeviceCgroup {
@@ -184,7 +181,7 @@ func isDenyAll(r specs.LinuxDeviceCgroup) bool {
 
 // ruleLine renders a rule: in the specification, what is left out means all.
 func ruleLine(r specs.LinuxDeviceCgroup) deviceLine {
-	d := deviceLine{kind: r.Type, major: anyDevice, minor: anyDevice, access: r.Access}
+	d := deviceLine{kind: r.Type, major: AnyDevice, minor: AnyDevice, access: r.Access}
 	if d.kind == "" {
 		d.kind = "a"
 	}
@@ -248,10 +245,10 @@ func (d deviceLine) customary() bool {
 
 func (d deviceLine) rule() specs.LinuxDeviceCgroup {
 	r := specs.LinuxDeviceCgroup{Allow: true, Type: d.kind, Access: d.access}
-	if d.major != anyDevice {
+	if d.major != AnyDevice {
 		r.Major = &d.major
 	}
-	if d.minor != anyDevice {
+	if d.minor != AnyDevice {
 		r.Minor = &d.minor
 	}
 	return r

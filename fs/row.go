@@ -262,7 +262,7 @@ var (
 		family{"A container: its files", filesRows},
 		family{"A container: its isolation", isolationRows},
 		family{"A container: control and state", controlRows},
-		family{"A container: resources", resourceRows},
+		family{"A container: resources", slices.Concat(resourceRows, networkRows)},
 	)
 )
 

@@ -49,9 +49,9 @@ var isolationRows = []row{
 		help: "the SELinux label that the program runs with: user:role:type:level"},
 	{name: "sysctl", shape: keyed, def: "none", read: ofConfig(sysctlText), keys: (*engine.Config).SetSysctl,
 		help: "KEY VALUE of kernel parameters that belong to a namespace, such as net.ipv4.ip_forward 1; a key alone is taken out"},
-	{name: "devices", shape: list, def: "the customary devices",
+	{name: "devices", shape: list, live: true, def: "the customary devices",
 		read: ofItems((*engine.Config).Devices), list: &listing{(*engine.Config).Devices, (*engine.Config).SetDevices},
-		help: "TYPE MAJOR:MINOR ACCESS [NODE] a line, such as c 1:3 rwm /dev/null: a node, and what may be done to it; a allows all"},
+		help: "TYPE MAJOR:MINOR ACCESS [NODE] a line, such as c 1:3 rwm /dev/null: a node, made by start, and what may be done with the device, by whatever node; a allows all, - nothing"},
 }
 
 // namespaceNames are the names of the links in ns.

@@ -30,7 +30,7 @@ func TestPages(t *testing.T) {
 				t.Fatal(err)
 			}
 			tr.Shell = []string{"bash"}
-			requirePrograms(t, []string{"bash", "nsenter", "ip"})
+			requirePrograms(t, []string{"bash", "nsenter", "ip", "nft"})
 			tr.Run(MountFor(t).Shell("bash"), func(failure string) { t.Error(failure) })
 		})
 	}

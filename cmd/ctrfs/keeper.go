@@ -82,7 +82,8 @@ func spawnServer(socket *os.File, r keeper.Request) (int, error) {
 		return 0, err
 	}
 	defer null.Close()
-	argv := []string{"ctrfs", "server", "--dir", r.Dir, "--state", r.State, "--run", r.Run, "--log-level", r.LogLevel}
+	argv := []string{"ctrfs", "server", "--dir", r.Dir, "--state", r.State, "--run", r.Run, "--log-level", r.LogLevel,
+		"--cgroup-root", r.CgroupRoot, "--cgroup-v1", r.CgroupV1}
 	return syscall.ForkExec("/proc/self/exe", argv, &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   []string{},

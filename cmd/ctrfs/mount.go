@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/ctrfs/ctrfs/engine/cgroup"
 	"github.com/ctrfs/ctrfs/engine/keeper"
 )
 
@@ -55,6 +57,8 @@ func mountCommand() *cobra.Command {
 	f.StringVar(&r.State, "state", defaultState, "directory for what lasts")
 	f.StringVar(&r.Run, "run", defaultRun, "directory for what lasts until the machine stops")
 	f.StringVar(&r.LogLevel, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&r.CgroupRoot, "cgroup-root", "", "make all groups below this one, such as the unit of a service manager with Delegate=yes")
+	f.StringVar(&r.CgroupV1, "cgroup-v1", "", "mount these controllers of cgroup v1 for the containers: "+strings.Join(cgroup.Mountable(), ","))
 	f.BoolVar(&foreground, "foreground", false, "stay in the foreground and log to stderr")
 	return c
 }
@@ -70,6 +74,9 @@ func mount(r keeper.Request, foreground bool) error {
 	if err := places(&r); err != nil {
 		return err
 	}
+	if err := delegated(&r); err != nil {
+		return err
+	}
 	deadline := time.Now().Add(retryLimit)
 	for {
 		err := mountOnce(r, foreground)
@@ -78,6 +85,20 @@ func mount(r keeper.Request, foreground bool) error {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// delegated checks the group that all others are to be made below, and leaves it: there must be nobody in it.
+func delegated(r *keeper.Request) error {
+	root, err := cgroup.CleanRoot(r.CgroupRoot)
+	r.CgroupRoot = root
+	if err != nil || root == "" {
+		return err
+	}
+	host, err := cgroup.Options{Root: root, Owner: source(r.Run)}.Detect(nil)
+	if err != nil {
+		return err
+	}
+	return host.StepAside()
 }
 
 // errLeaving means that the run directory is held by a keeper or a server that is just ending.

@@ -7,11 +7,13 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/ctrfs/ctrfs/engine/cgroup"
 	"github.com/ctrfs/ctrfs/engine/keeper"
 	"github.com/ctrfs/ctrfs/engine/local"
 	"github.com/ctrfs/ctrfs/fs"
@@ -30,6 +32,8 @@ func serverCommand() *cobra.Command {
 	f.StringVar(&r.State, "state", "", "")
 	f.StringVar(&r.Run, "run", "", "")
 	f.StringVar(&r.LogLevel, "log-level", "info", "")
+	f.StringVar(&r.CgroupRoot, "cgroup-root", "", "")
+	f.StringVar(&r.CgroupV1, "cgroup-v1", "", "")
 	return c
 }
 
@@ -68,7 +72,8 @@ func runServer(r keeper.Request) error {
 
 // open brings up the engine, then the tree in front of it.
 func open(r keeper.Request, log *slog.Logger, client *keeper.Client, account keeper.Account) (*local.Engine, *fs.Server, error) {
-	e, err := local.New(local.Options{Mount: r.Dir, State: r.State, Run: r.Run, Log: log}, client, account)
+	e, err := local.New(local.Options{Mount: r.Dir, State: r.State, Run: r.Run, Log: log,
+		Cgroups: cgroup.Options{Root: r.CgroupRoot, Owner: source(r.Run)}, CgroupV1: names(r.CgroupV1)}, client, account)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -80,6 +85,11 @@ func open(r keeper.Request, log *slog.Logger, client *keeper.Client, account kee
 	}
 	e.Forbid(r.Dir, tree.Device())
 	return e, tree, nil
+}
+
+// names are the words between commas.
+func names(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' })
 }
 
 // detachDead takes away the mounts that servers of this run directory have left on dir: they died, or this one would not

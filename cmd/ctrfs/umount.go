@@ -14,7 +14,9 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/ctrfs/ctrfs/engine/cgroup"
 	"github.com/ctrfs/ctrfs/engine/keeper"
+	"github.com/ctrfs/ctrfs/engine/local"
 )
 
 // sourcePrefix and the run directory make the source that a mount shows in mount(8) and findmnt(8), by which umount finds
@@ -79,7 +81,24 @@ func umount(dir string, stop, keep bool) error {
 	if err := released(filepath.Join(run, liveName)); err != nil || keep && len(running) > 0 {
 		return err
 	}
-	return released(filepath.Join(run, lockName))
+	if err := released(filepath.Join(run, lockName)); err != nil {
+		return err
+	}
+	return stepBack(run)
+}
+
+// stepBack removes the group that keeper and server have lived in, if they had one of their own.
+func stepBack(run string) error {
+	text, err := os.ReadFile(filepath.Join(run, local.RootName))
+	root := strings.TrimSuffix(string(text), "\n")
+	if err != nil || root == "" {
+		return nil
+	}
+	host, err := cgroup.Options{Root: root}.Detect(nil)
+	if err != nil {
+		return nil // it is gone, and so is what was in it
+	}
+	return host.StepBack()
 }
 
 // busyLimit is how long umount waits for whoever is just reading a file.

@@ -42,6 +42,10 @@ var cures = []struct {
 	{"blkio.throttle.write_bps_device", unix.ENODEV, noDisk, "lsblk lists devices by MAJ:MIN"},
 	{"blkio.throttle.read_iops_device", unix.ENODEV, noDisk, "lsblk lists devices by MAJ:MIN"},
 	{"blkio.throttle.write_iops_device", unix.ENODEV, noDisk, "lsblk lists devices by MAJ:MIN"},
+	{"net_prio.ifpriomap", unix.ENODEV, "the host has no such network interface", "ip link lists those that it has"},
+	{"devices.allow", unix.EPERM, "the group around it may not use these", "allow it there first"},
+	{"devices.allow", unix.EINVAL, "cgroup v1 cannot allow everything while groups are nested in this one", "stop what is in it, or name the devices"},
+	{"devices.deny", unix.EINVAL, "cgroup v1 cannot take everything back while groups are nested in this one", "stop what is in it"},
 	{"cgroup.procs", unix.ESRCH, "there is no such process", ""},
 	{"cgroup.procs", unix.EBUSY, "cgroup v2 allows no processes in a group whose controllers are enabled for groups below it", ""},
 	{"cgroup.procs", unix.EINVAL, "the kernel does not let this process move", "kernel threads and real-time processes stay where they are"},
@@ -127,16 +131,18 @@ func (d dir) read(rel string) (string, error) {
 	}
 }
 
-// write writes value to a file in one call, which the kernel takes as one command. There is no O_CREAT: a file that is not
+// write writes values to a file, each in one call, which the kernel takes as one command. There is no O_CREAT: a file that is not
 // there is a feature that is not there.
-func (d dir) write(rel, value string) error {
+func (d dir) write(rel string, values ...string) error {
 	fd, err := retry(func() (int, error) { return unix.Openat(d.fd, rel, unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0) })
-	if err == nil {
-		_, err = retry(func() (int, error) { return unix.Write(fd, []byte(value)) })
-		_ = unix.Close(fd)
-	}
 	if err != nil {
-		return d.fail("write", rel, value, err)
+		return d.fail("write", rel, strings.Join(values, "\n"), err)
+	}
+	defer unix.Close(fd)
+	for _, value := range values {
+		if _, err := retry(func() (int, error) { return unix.Write(fd, []byte(value)) }); err != nil {
+			return d.fail("write", rel, value, err)
+		}
 	}
 	return nil
 }

@@ -59,10 +59,7 @@ func (g *Group) Apply(r *specs.LinuxResources) error {
 
 // wants lists what each limit is to be. Errors: EOPNOTSUPP.
 func (h *Host) wants(r *specs.LinuxResources) ([]string, error) {
-	if r == nil {
-		r = &specs.LinuxResources{}
-	}
-	config := &engine.Config{Spec: specs.Spec{Linux: &specs.Linux{Resources: r}}}
+	config := configOf(r)
 	want := make([]string, len(h.limits))
 	for i, p := range h.limits {
 		var err error
@@ -97,7 +94,7 @@ func Words(r *specs.LinuxResources) (words []string) {
 // inOrder lists which limits are to be changed, in the order that the kernel takes.
 func inOrder(limits []*place, before, want []string) (order []int) {
 	for i, p := range limits {
-		if want[i] == before[i] {
+		if want[i] == before[i] || p.lack != "" {
 			continue
 		}
 		order = append(order, i)
@@ -108,9 +105,21 @@ func inOrder(limits []*place, before, want []string) (order []int) {
 	return order
 }
 
+// configOf wraps limits in what the table reads them from.
+func configOf(r *specs.LinuxResources) *engine.Config {
+	if r == nil {
+		r = &specs.LinuxResources{}
+	}
+	return &engine.Config{Spec: specs.Spec{Linux: &specs.Linux{Resources: r}}}
+}
+
 // look replaces have by the limit that is in force.
 func (g *Group) look(p *place, have *string) error {
 	if p.lack != "" {
+		return nil
+	}
+	if p.filtered() {
+		*have = unknownDevices
 		return nil
 	}
 	text, err := g.text(p)
@@ -148,6 +157,9 @@ func (g *Group) restore(order []int, before []string) error {
 
 // change sets one limit from the text old to value.
 func (g *Group) change(p *place, old, value string) error {
+	if p.filtered() {
+		return g.changeFilter(p, old, value)
+	}
 	if err := g.tree.enter(p, g.path); err != nil {
 		return g.refuse("write", p.file, value, err)
 	}
@@ -168,8 +180,13 @@ func (g *Group) change(p *place, old, value string) error {
 		return err
 	}
 	// One after the other, and no undo here: the caller knows what was before and asks the kernel what is.
-	for _, c := range changes {
-		if err := g.top(p.in[c.file]).write(g.file(p, c.file), c.text); err != nil {
+	for len(changes) > 0 {
+		file := changes[0].file
+		var texts []string
+		for ; len(changes) > 0 && changes[0].file == file; changes = changes[1:] {
+			texts = append(texts, changes[0].text)
+		}
+		if err := g.top(p.in[file]).write(g.file(p, file), texts...); err != nil {
 			return g.refuse("write", p.file, value, err)
 		}
 	}
@@ -228,11 +245,17 @@ func (g *Group) Read(file string) (string, error) {
 }
 
 func (g *Group) text(p *place) (string, error) {
+	if p.filtered() {
+		return g.filterText(p)
+	}
 	if p.key != "" && !g.tree.late.has(p.key, g.path) {
 		return g.without(p)
 	}
 	var texts []string
 	for i, y := range p.in {
+		if p.reads > 0 && i >= p.reads {
+			break
+		}
 		var text string
 		var err error
 		// Every file is another moment. v1 offers no consistent one, and v2 does it within a file only.

@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"cmp"
+	"errors"
 	"io"
 	"os"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/ctrfs/ctrfs/engine"
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 )
 
 // Host is what a machine offers: its hierarchies, and where in them each file lives. It is immutable.
@@ -28,16 +30,22 @@ type hierarchy struct {
 	mount       string   // where it is mounted
 	root        string   // which of its directories is; "/" unless this is a container itself
 	unified     bool     // v2
+	private     bool     // mounted by this ctrfs: [Private]
 	readonly    bool     // nothing can be made in it
 	controllers []string // v1: also other mount options; v2: what cgroup.controllers offers
 	late        bool     // v1: a group is made in it only when something has to be limited there
 	index       int      // in Host.used
+
+	around *hierarchy // the whole of it, where it is narrowed to Options.Root
 }
 
 // Detect finds the cgroup hierarchies in a mount table in the format of proc_pid_mountinfo(5); nil is this process's own.
 // It takes them where they are: cpu and cpuacct together or apart, and not every controller of /proc/cgroups is mounted.
 // Errors: EIO for a table that cannot be read, ENODEV when nothing useful is mounted.
-func Detect(table io.Reader) (*Host, error) {
+func Detect(table io.Reader) (*Host, error) { return Options{}.Detect(table) }
+
+// Detect is [Detect] for a part of the hierarchies. Errors: also ENOENT when there is no such part.
+func (o Options) Detect(table io.Reader) (*Host, error) {
 	if table == nil {
 		f, err := os.Open("/proc/self/mountinfo")
 		if err != nil {
@@ -46,7 +54,7 @@ func Detect(table io.Reader) (*Host, error) {
 		defer f.Close()
 		table = f
 	}
-	found, err := parseMounts(table)
+	found, err := o.parseMounts(table)
 	if err != nil {
 		return nil, err
 	}
@@ -56,18 +64,28 @@ func Detect(table io.Reader) (*Host, error) {
 				return nil, err
 			}
 		}
+		if o.Root == "" || y.private {
+			continue
+		}
+		y.narrow(o.Root)
+		if y.unified {
+			// What is not there is told below, together with the others.
+			if y.controllers, err = offered(y.mount); err != nil && !errors.Is(err, unix.ENOENT) {
+				return nil, err
+			}
+		}
 	}
 	h := newHost(found)
 	if len(h.used) == 0 {
 		return nil, &engine.Error{Op: "detect", File: "cgroup", Errno: syscall.ENODEV,
 			Why: "no cgroup hierarchy is mounted for writing", Cure: "mount -t cgroup2 none /sys/fs/cgroup"}
 	}
-	return h, nil
+	return h, h.checkRoot(o.Root)
 }
 
 // parseMounts lists the hierarchies of a mount table, each once. Of several mounts of one, the first that shows its root
 // and can be written is taken, else the first.
-func parseMounts(table io.Reader) ([]*hierarchy, error) {
+func (o Options) parseMounts(table io.Reader) ([]*hierarchy, error) {
 	mounts, err := mountinfo.GetMountsFromReader(table, mountinfo.FSTypeFilter("cgroup", "cgroup2"))
 	if err != nil {
 		return nil, &engine.Error{Op: "read", File: "mountinfo", Errno: syscall.EIO, Err: err}
@@ -75,7 +93,11 @@ func parseMounts(table io.Reader) ([]*hierarchy, error) {
 	var all []*hierarchy
 	seen := map[[2]int]*hierarchy{}
 	for _, m := range mounts {
-		y := &hierarchy{mount: m.Mountpoint, root: m.Root, unified: m.FSType == "cgroup2"}
+		private := strings.HasPrefix(m.Source, privatePrefix)
+		if private && m.Source != o.Owner {
+			continue
+		}
+		y := &hierarchy{mount: m.Mountpoint, root: m.Root, unified: m.FSType == "cgroup2", private: private}
 		options := strings.Split(m.Options+","+m.VFSOptions, ",")
 		y.readonly = slices.Contains(options, "ro")
 		// v1 tells its controllers among the options of the superblock; the others, such as rw, xattr and name=, are nobody's
@@ -126,7 +148,7 @@ func newHost(found []*hierarchy) *Host {
 			}
 		}
 		switch {
-		case !p.v2 || p.controller == "" || slices.Contains(h.wanted, p.controller) || slices.Contains(late, p.controller):
+		case !p.v2 || p.filtered() || p.controller == "" || slices.Contains(h.wanted, p.controller) || slices.Contains(late, p.controller):
 		case p.late:
 			late = append(late, p.controller)
 		default:
@@ -190,8 +212,19 @@ func (y *hierarchy) cpuset() bool { return !y.unified && slices.Contains(y.contr
 // v2 do all that the freezer does without its traps.
 func (p *place) settle(found []*hierarchy) {
 	why := ""
+	if p.file == devicesFile {
+		if why = p.settleDevices(found); p.v2 {
+			return
+		}
+	}
 	for _, y := range found {
-		if !y.unified || p.controller != "" && !slices.Contains(y.controllers, p.controller) {
+		if !y.unified {
+			continue
+		}
+		if p.controller != "" && !slices.Contains(y.controllers, p.controller) {
+			if y.around != nil && slices.Contains(y.around.controllers, p.controller) {
+				why = y.mount + " has not been given the controller " + p.controller + ": with systemd, Delegate=yes gives it"
+			}
 			continue
 		}
 		if p.never != "" {
@@ -258,6 +291,12 @@ func (h *Host) Controllers() []string {
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
+}
+
+// Offers reports whether groups have a file.
+func (h *Host) Offers(file string) bool {
+	_, err := h.lookup("read", file)
+	return err == nil
 }
 
 // Features tells the mode, every controller, and each file that is missing though its controller is there, with reasons.

@@ -38,7 +38,10 @@ cgroup-pids yes
 cgroup-cpu yes
 cgroup-io yes
 cgroup-cpuset yes
+cgroup-devices yes
 cgroup-hugetlb yes
+cgroup-net_cls no no mounted hierarchy has the controller net_cls
+cgroup-net_prio no no mounted hierarchy has the controller net_prio
 use V2
 leaf memory pids cpu io cpuset hugetlb
 `},
@@ -50,7 +53,10 @@ cgroup-pids yes
 cgroup-cpu yes
 cgroup-io no no mounted hierarchy has the controller blkio
 cgroup-cpuset no no mounted hierarchy has the controller cpuset
+cgroup-devices yes
 cgroup-hugetlb no no mounted hierarchy has the controller hugetlb
+cgroup-net_cls no no mounted hierarchy has the controller net_cls
+cgroup-net_prio no no mounted hierarchy has the controller net_prio
 use V2
 leaf pids cpu
 `},
@@ -69,7 +75,10 @@ cgroup-pids yes
 cgroup-cpu yes
 cgroup-io no no mounted hierarchy has the controller blkio
 cgroup-cpuset yes
+cgroup-devices yes
 cgroup-hugetlb no no mounted hierarchy has the controller hugetlb
+cgroup-net_cls no no mounted hierarchy has the controller net_cls
+cgroup-net_prio no no mounted hierarchy has the controller net_prio
 use V2
 use /c/memory
 use /c/pids
@@ -86,10 +95,44 @@ cgroup-pids yes
 cgroup-cpu no no mounted hierarchy has the controller cpu
 cgroup-io no no mounted hierarchy has the controller blkio
 cgroup-cpuset no no mounted hierarchy has the controller cpuset
+cgroup-devices yes
 cgroup-hugetlb no no mounted hierarchy has the controller hugetlb
+cgroup-net_cls no no mounted hierarchy has the controller net_cls
+cgroup-net_prio no no mounted hierarchy has the controller net_prio
 use V2
 use /c/pids
 leaf memory
+`},
+	{"v2, a kernel without programs, and v1's devices", "", `
+31 30 0:27 / V2 rw - cgroup2 cgroup2 rw
+38 30 0:34 / /c/devices rw - cgroup cgroup rw,devices
+`, `cgroup hybrid
+cgroup-memory no no mounted hierarchy has the controller memory
+cgroup-pids no no mounted hierarchy has the controller pids
+cgroup-cpu no no mounted hierarchy has the controller cpu
+cgroup-io no no mounted hierarchy has the controller blkio
+cgroup-cpuset no no mounted hierarchy has the controller cpuset
+cgroup-devices yes
+cgroup-hugetlb no no mounted hierarchy has the controller hugetlb
+cgroup-net_cls no no mounted hierarchy has the controller net_cls
+cgroup-net_prio no no mounted hierarchy has the controller net_prio
+use V2
+use /c/devices
+`},
+	{"v2, a kernel without programs", "cpu", `
+31 30 0:27 / V2 rw - cgroup2 cgroup2 rw
+`, `cgroup v2
+cgroup-memory no no mounted hierarchy has the controller memory
+cgroup-pids no no mounted hierarchy has the controller pids
+cgroup-cpu yes
+cgroup-io no no mounted hierarchy has the controller blkio
+cgroup-cpuset no no mounted hierarchy has the controller cpuset
+cgroup-devices no none taken
+cgroup-hugetlb no no mounted hierarchy has the controller hugetlb
+cgroup-net_cls no no mounted hierarchy has the controller net_cls
+cgroup-net_prio no no mounted hierarchy has the controller net_prio
+use V2
+leaf cpu
 `},
 	{"v1, no cpuacct, pids read-only", "", `
 35 30 0:31 / /c/cpu rw - cgroup cgroup rw,cpu
@@ -103,7 +146,10 @@ cgroup-pids no /c/pids,cpuset is mounted read-only
 cgroup-cpu yes
 cgroup-io no no mounted hierarchy has the controller blkio
 cgroup-cpuset no /c/pids,cpuset is mounted read-only
+cgroup-devices no no mounted hierarchy has the controller devices
 cgroup-hugetlb no no mounted hierarchy has the controller hugetlb
+cgroup-net_cls no no mounted hierarchy has the controller net_cls
+cgroup-net_prio no no mounted hierarchy has the controller net_prio
 cpu.pressure no only cgroup v2 measures pressure
 cpu.stat no no mounted hierarchy has the controller cpuacct
 io.pressure no only cgroup v2 measures pressure
@@ -122,7 +168,10 @@ cgroup-pids yes
 cgroup-cpu no no mounted hierarchy has the controller cpu
 cgroup-io no no mounted hierarchy has the controller blkio
 cgroup-cpuset no no mounted hierarchy has the controller cpuset
+cgroup-devices no no mounted hierarchy has the controller devices
 cgroup-hugetlb no no mounted hierarchy has the controller hugetlb
+cgroup-net_cls no no mounted hierarchy has the controller net_cls
+cgroup-net_prio no no mounted hierarchy has the controller net_prio
 cgroup.events no no mounted hierarchy has the controller freezer
 cpu.pressure no only cgroup v2 measures pressure
 io.pressure no only cgroup v2 measures pressure
@@ -135,6 +184,13 @@ use /c/pids
 func TestDetect(t *testing.T) {
 	for _, c := range detections {
 		t.Run(c.name, func(t *testing.T) {
+			defer func(lack func() string) { filterLack = lack }(filterLack)
+			filterLack = func() string {
+				if strings.Contains(c.name, "without programs") {
+					return "none taken"
+				}
+				return ""
+			}
 			v2 := t.TempDir()
 			if err := os.WriteFile(filepath.Join(v2, "cgroup.controllers"), []byte(c.offers+"\n"), 0o600); err != nil {
 				t.Fatal(err)
@@ -230,7 +286,7 @@ func FuzzMountinfo(f *testing.F) {
 		f.Add(d.table)
 	}
 	f.Fuzz(func(t *testing.T, table string) {
-		found, err := parseMounts(strings.NewReader(table))
+		found, err := Options{}.parseMounts(strings.NewReader(table))
 		if err != nil {
 			return
 		}

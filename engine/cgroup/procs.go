@@ -130,16 +130,30 @@ func (t *Tree) Where(pid int) (p string, ok bool, err error) {
 func (t *Tree) moveBack(moved []*hierarchy, from, pid string) error {
 	var errs []error
 	for _, y := range moved {
-		group, ok := y.member(from)
-		if !ok {
-			continue // it was outside of what is mounted here, and out of reach
-		}
-		err := t.roots[y.index].write(path.Join(group, "cgroup.procs"), pid)
-		if !errors.Is(err, unix.ESRCH) {
+		if err := t.putBack(y, from, pid); !errors.Is(err, unix.ESRCH) {
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (t *Tree) putBack(y *hierarchy, from, pid string) error {
+	if group, ok := y.member(from); ok {
+		return t.roots[y.index].write(path.Join(group, "cgroup.procs"), pid)
+	}
+	if y.around == nil {
+		return nil // it was outside of what is mounted here, and out of reach
+	}
+	group, ok := y.around.member(from)
+	if !ok {
+		return nil
+	}
+	d, err := openDir(y.around.mount)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	return d.write(path.Join(group, "cgroup.procs"), pid)
 }
 
 // member finds, in the text of a /proc/PID/cgroup (cgroups(7)), the process's group in hierarchy y, relative to its mount.
@@ -156,6 +170,9 @@ func (y *hierarchy) member(text string) (group string, ok bool) {
 		}
 		// Seen from a cgroup namespace, a group outside of it starts with "/..".
 		rel, ok := strings.CutPrefix(group, strings.TrimSuffix(y.root, "/"))
+		if ok && rel == "" {
+			rel = "/"
+		}
 		ok = ok && strings.HasPrefix(rel, "/") && !strings.HasPrefix(rel, "/..")
 		return "." + rel, ok
 	}

@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -22,6 +23,8 @@ type row struct {
 	// v1 names the files of v1. The part before the first dot is the controller (kernel/cgroup/cgroup.c,
 	// cgroup_file_name); "cgroup" and "tasks" are any hierarchy's, so the home's.
 	v1 []string
+	// reads says that only the first so many are read; 0 is all.
+	reads int
 	// deep: these tell about the group alone, where v2's counts what is below it too. get then sees the texts of the
 	// group and all below it, one after the other.
 	deep bool
@@ -32,6 +35,7 @@ type row struct {
 
 	limit   func(*engine.Config) string // a limit: the v2 text that a configuration wants
 	initial string                      // a limit: what a new group has
+	spare   string                      // a limit: what a host without the file may leave undone
 	// joint: the first of the v1 files depends on more than this setting. This is what it is to hold, in bytes or max,
 	// or why it cannot; limit speaks for v2 only.
 	joint func(*engine.Config) (string, error)
@@ -54,6 +58,7 @@ type row struct {
 	blind bool                               // cannot be read
 
 	formula string // the conversion in words, for docs/resources.md; empty when both versions agree
+	cure    string // what to do where the host lacks it
 	lacks   string // why v1 has nothing that stands for it; empty where v1 is named
 	never   string // why v2 has nothing that stands for it
 }
@@ -65,7 +70,7 @@ type change struct {
 }
 
 // table has a row for every file, limits first, which are applied in this order, then state, then actions.
-var table = slices.Concat(limitRows, hugepages(), stateRows, actionRows)
+var table = slices.Concat(limitRows, hugepages(), networkRows, stateRows, actionRows)
 
 // hugepages makes a row for each size of huge pages.
 func hugepages() (rows []row) {
@@ -141,6 +146,10 @@ var limitRows = []row{
 		limit: (*engine.Config).CPUs, formula: "the same list; empty is that of the group above"},
 	{file: "cpuset.mems", controller: "cpuset", late: true, v1: []string{"cpuset.mems"}, initial: "", inherit: true,
 		limit: (*engine.Config).MemoryNodes, formula: "the same list; empty is that of the group above"},
+	// In v2 it is no file but a program: devices.go.
+	{file: devicesFile, controller: "devices", v1: []string{"devices.list", "devices.deny", "devices.allow"}, reads: 1,
+		get: devicesFromV1, set: devicesToV1, limit: deviceLimit, initial: engine.AllDevices, spare: defaultDevices,
+		formula: "what is taken away to devices.deny, what is given to devices.allow, a rule each; on v2, a program of its own"},
 }
 
 var stateRows = []row{
@@ -208,7 +217,7 @@ func (p *place) want(c *engine.Config) (string, error) {
 		return p.initial, nil
 	}
 	text := p.limit(c)
-	if text != p.initial {
+	if text != p.initial && (p.spare == "" || text != p.spare) {
 		return text, p.check("write")
 	}
 	return text, nil
@@ -236,5 +245,6 @@ func (p *place) check(op string) error {
 	if p.lack == "" {
 		return nil
 	}
-	return &engine.Error{Op: op, File: p.file, Errno: errUnsupported, Why: p.lack, Cure: "the host file tells what this host offers"}
+	return &engine.Error{Op: op, File: p.file, Errno: errUnsupported, Why: p.lack,
+		Cure: cmp.Or(p.cure, "the host file tells what this host offers")}
 }

@@ -20,14 +20,15 @@ const leafName = "_self"
 type Tree struct {
 	host    *Host
 	name    string
-	roots   []dir    // the hierarchies, in the order of Host.used; to remove the tree, and to put processes back
-	tops    []dir    // the tree's directory in each
+	roots   []dir // the hierarchies, in the order of Host.used; to remove the tree, and to put processes back
+	tops    []dir // the tree's directory in each
+	filters filters
 	enabled []string // controllers that the tree had to enable in the root of v2
 
 	late late // which groups have what few of them have
 }
 
-// Tree makes or opens the directory called name in every hierarchy. It lies at the root, not in the caller's own group: a
+// Tree makes or opens the directory called name in every hierarchy. Unless [Options] say otherwise it lies at the root, not in the caller's own group: a
 // session manager may destroy that one with the session. The caller closes the tree. Errors: EINVAL, EACCES, EROFS.
 func (h *Host) Tree(name string) (*Tree, error) {
 	if err := engine.ValidateName(name); err != nil {
@@ -63,6 +64,11 @@ func (t *Tree) open() error {
 		}
 		t.tops = append(t.tops, top)
 	}
+	if p, err := t.host.lookup("write", devicesFile); err == nil && p.filtered() {
+		if err := t.filters.hold(t.tops[p.in[0].index], "."); err != nil {
+			return err
+		}
+	}
 	if !t.host.leaf {
 		return nil
 	}
@@ -96,8 +102,21 @@ func (t *Tree) Close() error {
 	for _, d := range slices.Concat(t.roots, t.tops) {
 		d.close()
 	}
+	t.filters.close()
 	t.roots, t.tops = nil, nil
 	return nil
+}
+
+// Release gives back the descriptors of hierarchies that this ctrfs has mounted, so that they can be unmounted. Files in them cannot
+// be used any more.
+func (t *Tree) Release() {
+	for i, y := range t.host.used {
+		if y.private {
+			t.roots[i].close()
+			t.tops[i].close()
+			t.roots[i].fd, t.tops[i].fd = -1, -1
+		}
+	}
 }
 
 // Remove removes the tree's directories and every group in them. Controllers that it enabled in the root of v2 are disabled
@@ -115,6 +134,7 @@ func (t *Tree) Remove() error {
 	// crash does not know what its predecessor enabled, and leaves them: nothing is limited by that.
 	kind, _, _ := strings.Cut(t.name, "-")
 	others, err := t.roots[0].subdirs(".")
+	others = slices.DeleteFunc(others, func(name string) bool { return name == asideName })
 	if err != nil || slices.ContainsFunc(others, func(name string) bool { return !strings.HasPrefix(name, kind+"-") }) {
 		return err
 	}
@@ -167,10 +187,22 @@ func (t *Tree) Create(p string, r *specs.LinuxResources) (*Group, error) {
 	if err != nil {
 		return nil, also(err, g.Remove())
 	}
+	if err := g.inheritDevices(); err != nil {
+		return nil, also(err, g.Remove())
+	}
 	if err := g.Apply(r); err != nil {
 		return nil, also(err, g.Remove())
 	}
 	return g, nil
+}
+
+// inheritDevices notes what a new group got from the group around it: v1's devices, which it can only narrow.
+func (g *Group) inheritDevices() error {
+	i := slices.IndexFunc(g.tree.host.limits, func(p *place) bool { return p.file == devicesFile })
+	if p := g.tree.host.limits[i]; path.Dir(g.path) != "." && !p.filtered() {
+		return g.look(p, &g.have[i])
+	}
+	return nil
 }
 
 // undo removes the directories of p from the hierarchies before the one that failed. That one's own, if there is any, was

@@ -204,6 +204,7 @@ type Request struct {
 	State      string `json:"state"`
 	Run        string `json:"run"`
 	CgroupRoot string `json:"cgroup_root,omitempty"`
+	CgroupV1   string `json:"cgroup_v1,omitempty"` // names, with commas
 	LogLevel   string `json:"log_level"`
 }
 

@@ -230,6 +230,16 @@ func (c *container) Update(by engine.Caller, file string, live bool, change func
 	if err := next.Validate(); err != nil {
 		return err
 	}
+	if v.State.Active() && next.DeviceList() != v.Config.DeviceList() {
+		if err := c.checkDevices(next); err != nil {
+			return err
+		}
+	}
+	if v.State.Active() {
+		if err := checkLiveDevices(v.Config, next); err != nil {
+			return err
+		}
+	}
 	if next.Spec.Linux.Seccomp != v.Config.Spec.Linux.Seccomp {
 		if _, err := filter(next); err != nil {
 			return err
@@ -269,8 +279,8 @@ func (c *container) commit(old, next *engine.Config) error {
 	c.mu.Unlock()
 	if group != nil {
 		err := group.Apply(next.Spec.Linux.Resources)
-		if engine.Errno(err) == syscall.EBUSY && !c.View().State.Active() {
-			// What is left of the last run may not fit into the new limit. If nothing lives there, the next start does without
+		if errno := engine.Errno(err); (errno == syscall.EBUSY || errno == syscall.EPERM) && !c.View().State.Active() {
+			// What is left of the last run may not fit into the new limit, nor new devices into those of the group above. If nothing lives there, the next start does without
 			// that group anyway.
 			c.freshGroup()
 			c.mu.Lock()
@@ -299,6 +309,9 @@ func (c *container) commit(old, next *engine.Config) error {
 		if undo := group.Apply(old.Spec.Linux.Resources); undo != nil {
 			c.e.log.Error("limits are not what the configuration says", "container", c.id, "err", undo)
 		}
+	}
+	if err == nil && old.DeviceList() != next.DeviceList() {
+		c.renewDevices()
 	}
 	return err
 }

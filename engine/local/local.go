@@ -54,6 +54,9 @@ type Options struct {
 	State string // what lasts; made if missing
 	Run   string // what lasts until the machine stops; made if missing
 	Log   *slog.Logger
+
+	Cgroups  cgroup.Options // where groups are made
+	CgroupV1 []string       // controllers to mount for them: [cgroup.Private]
 }
 
 // Engine implements [engine.Engine].
@@ -63,6 +66,7 @@ type Engine struct {
 	roots    *overlay.Store
 	host     *cgroup.Host
 	groups   *cgroup.Tree
+	private  cgroup.Private
 	ids      *ranges
 	stock    *stock
 	nodes    launch.Nodes
@@ -88,15 +92,12 @@ func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, err
 	if e.facts, err = learn(o.Run); err != nil {
 		return nil, err
 	}
-	if e.host, err = cgroup.Detect(nil); err != nil {
-		return nil, err
-	}
 	if e.store, err = openStore(o.State, o.Log); err != nil {
 		return nil, err
 	}
 	name, err := e.store.instance(func() string { return strings.ToLower(rand.Text()[:8]) })
 	if err == nil {
-		e.groups, err = e.host.Tree("ctrfs-" + name)
+		err = e.openGroups(o, "ctrfs-"+name)
 	}
 	if err == nil {
 		e.roots, err = overlay.Open(o.State)
@@ -162,6 +163,7 @@ func (e *Engine) Close() {
 	if err := e.groups.Remove(); err != nil && !errors.Is(err, syscall.EBUSY) {
 		e.log.Warn("the group of all containers stays behind", "err", err)
 	}
+	e.closeGroups()
 	if err := e.roots.Close(); err != nil {
 		e.log.Warn("roots", "err", err)
 	}

@@ -25,9 +25,10 @@ func (c *container) openBinds(config *engine.Config, mounts []specs.Mount, ids *
 		if o.IDMap {
 			options.IDs = ids
 		}
+		h := plan.Host{NoDev: plan.NoDev(config, ids != nil), Controlled: c.e.controlled()}
 		// Also in a user namespace: nobody makes nodes there that open, but a container without one, which shares the volume, makes
 		// some that open here. Whoever wants the nodes of a tree says so.
-		if plan.NoDev(config, ids != nil) || !slices.Contains(m.Options, "dev") && !config.AllDevices() {
+		if h.NoDevices(m.Options) || !slices.Contains(m.Options, "dev") && !config.AllDevices() {
 			options.Attr |= unix.MOUNT_ATTR_NODEV
 		}
 		tree, err := c.e.roots.Bind(m.Source, options)
@@ -125,7 +126,7 @@ func (c *container) change(config *engine.Config, before, after []specs.Mount) (
 			return nil, err
 		}
 	}
-	h := plan.Host{NoDev: plan.NoDev(config, ids != nil)}
+	h := plan.Host{NoDev: plan.NoDev(config, ids != nil), Controlled: c.e.controlled()}
 	_, binds := plan.Change(before, after, h, own)
 	if files.Binds, h.BindFiles, err = c.openBinds(config, binds, ids); err != nil {
 		return nil, err

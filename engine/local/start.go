@@ -40,6 +40,9 @@ func (c *container) Start(by engine.Caller) error {
 	if err := c.vacant(); err != nil {
 		return err
 	}
+	if err := c.checkDevices(v.Config); err != nil {
+		return err
+	}
 	s := &starting{c: c, view: v}
 	if err := s.run(); err != nil {
 		s.undo()
@@ -174,7 +177,8 @@ func (c *container) note() {
 // planned makes the plan.
 func (c *container) planned(v *engine.View, mounts []overlay.Mount, around *surroundings, plain []bool) ([]plan.Step, error) {
 	h := plan.Host{Name: v.Name, Cgroup: c.groupPath(), Limits: cgroup.Words(v.Config.Spec.Linux.Resources), Mountpoint: c.e.facts.mountpoint,
-		LastCap: c.e.facts.lastCap, NoFile: c.e.facts.noFile, Joined: around.joined, IDs: around.text, BindFiles: plain}
+		LastCap: c.e.facts.lastCap, NoFile: c.e.facts.noFile, Joined: around.joined, IDs: around.text, BindFiles: plain,
+		Controlled: c.e.controlled()}
 	for _, m := range mounts {
 		h.Roots = append(h.Roots, plan.Prepared{Target: m.Target, Text: m.Text})
 	}

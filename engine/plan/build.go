@@ -21,11 +21,12 @@ type Host struct {
 	// Joined says of each namespace that is not made anew where it comes from, in words; [OfHost] is the host's own.
 	Joined map[specs.LinuxNamespaceType]string
 	// BindFiles says of each bind mount of the configuration, in order, whether its source is no directory.
-	BindFiles []bool
-	NoDev     bool   // mounts open no devices; see [NoDev]
-	IDs       string // the mapping of the new user namespace, in words
-	LastCap   int    // the highest capability that the kernel knows, /proc/sys/kernel/cap_last_cap
-	NoFile    uint64 // the hard RLIMIT_NOFILE that can be given
+	BindFiles  []bool
+	NoDev      bool   // mounts open no devices; see [NoDev]
+	Controlled bool   // a devices controller holds programs to what their devices allow
+	IDs        string // the mapping of the new user namespace, in words
+	LastCap    int    // the highest capability that the kernel knows, /proc/sys/kernel/cap_last_cap
+	NoFile     uint64 // the hard RLIMIT_NOFILE that can be given
 
 	Caps              uint64  // mask of the capabilities that can be given: ctrfs's own bounding set, or all in a user namespace
 	OOMScoreMin       int     // the lowest oom_score_adj that can be given: -1000 with CAP_SYS_RESOURCE

@@ -35,11 +35,16 @@ type Device struct {
 	UID, GID     uint32 // ids, in the container, of who has an own node
 }
 
-// NoDev reports whether every mount of a container is one on which device nodes open nothing, whatever its options say. So it
-// is where a node that is made with mknod(2) would be one: with the host's user namespace. Then the nodes that a container gets
-// are all that it can open, unless its devices allow everything.
+// NoDev reports whether mounts of a container are such that device nodes open nothing on them. So it is where a node that is made
+// with mknod(2) would be one: with the host's user namespace. The devices controller holds the program to its list; this is a
+// second wall, for a container that is not meant to open what it makes. Its devices, or the option dev of a mount, say that it is.
 func NoDev(c *engine.Config, ownIDs bool) bool {
 	return !ownIDs && !c.AllDevices()
+}
+
+// NoDevices applies [NoDev] to one mount. Without a controller, the option dev would open every device there is.
+func (h Host) NoDevices(options []string) bool {
+	return h.NoDev && !(h.Controlled && slices.Contains(options, "dev"))
 }
 
 // Number prints the device's type and number as devices.list of the devices controller does.

@@ -83,7 +83,7 @@ func additional(m specs.Mount, h Host, bind *int) Step {
 		return Bind{at, m.Source, target, file, o.Create, strings.Join(m.Options, ",")}
 	}
 	s := Mount{Type: m.Type, Source: m.Source, Target: target, Attr: o.Attr, Options: o.Rest, Exists: !o.Create, Propagation: o.Propagation}
-	if h.NoDev {
+	if h.NoDevices(m.Options) {
 		s.Attr |= unix.MOUNT_ATTR_NODEV
 	}
 	if m.Type == "cgroup" {

@@ -76,11 +76,14 @@ func TestDeviceNodes(t *testing.T) {
 			}
 		}
 	}
-	// Whoever asks for it has the nodes of a tree, but not of one where the program can make any.
-	for user, want := range map[string]bool{"new": true, "host": false} {
-		o := g.run("c", g.Root(), "sh -c '(: < /volume/fuse) && echo opened'", "namespaces", "user "+user, "mounts", volume+" /volume none bind,dev,x-mount.mkdir")
-		if strings.HasSuffix(o.log, "opened") != want {
-			t.Errorf("user %s, with the option dev: %v", user, o)
+	// Whoever asks for it has the nodes of a tree, but of those only what devices allow.
+	for _, user := range []string{"new", "host"} {
+		for rule, want := range map[string]bool{"c 1:3 rwm /dev/null": false, "c 10:229 rw": true} {
+			o := g.run("c", g.Root(), "sh -c '(: < /volume/fuse) && echo opened'", "namespaces", "user "+user, "devices", rule,
+				"mounts", volume+" /volume none bind,dev,x-mount.mkdir")
+			if strings.HasSuffix(o.log, "opened") != want || !want && !strings.Contains(o.log, "not permitted") {
+				t.Errorf("user %s, with the option dev and %s: %v", user, rule, o)
+			}
 		}
 	}
 }

@@ -16,6 +16,8 @@ var rootRows = []row{
 		help: "every process of every container"},
 	{name: "stats", shape: table, read: inRoot(func(t *tree) string { return statsAll(t.engine) }),
 		help: "one line a container: cpu in microseconds, the rest in bytes or numbers"},
+	{name: "metrics", shape: table, read: inRoot(func(t *tree) string { return metricsText(t.engine) }),
+		help: "the same figures as OpenMetrics text, for Prometheus and its kin"},
 	{name: "events", shape: stream, feed: func(s source) engine.Events { return s.tree.engine.Events(nil) },
 		help: "what happens to containers, one JSON object a line, from the opening on"},
 }

@@ -134,33 +134,6 @@ func printable(s string) string {
 	return s
 }
 
-// gauges are the resource files that hold one number, by the name of the statistic.
-var gauges = []string{"memory.current", "memory.peak", "pids.current"}
-
-// Stats implements [engine.Container].
-func (c *container) Stats() []engine.Stat {
-	var out []engine.Stat
-	add := func(name, text string) {
-		var n uint64
-		if _, err := fmt.Sscan(text, &n); err == nil {
-			out = append(out, engine.Stat{Name: name, Value: n})
-		}
-	}
-	if text, err := c.ReadControl("cpu.stat"); err == nil {
-		for line := range strings.Lines(text) {
-			if key, value, ok := strings.Cut(strings.TrimSpace(line), " "); ok {
-				add("cpu."+key, value)
-			}
-		}
-	}
-	for _, name := range gauges {
-		if text, err := c.ReadControl(name); err == nil {
-			add(name, strings.TrimSpace(text))
-		}
-	}
-	return out
-}
-
 // Probe finds out what this host offers, without an engine; dir is a directory for trying things in.
 func Probe(dir string) ([]engine.Feature, error) {
 	host, err := cgroup.Detect(nil)

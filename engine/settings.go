@@ -168,16 +168,13 @@ func (c *Config) MemoryMax() int64 {
 	return Max
 }
 
-// SetMemoryMax sets it, rounded down to a page.
+// SetMemoryMax sets it, rounded down to a page. How much may be swapped out stays what it is.
 func (c *Config) SetMemoryMax(bytes int64) error {
-	r := c.Spec.Linux.Resources
-	if bytes == Max {
-		r.Memory = nil
-		return nil
+	swap := c.MemorySwapMax()
+	if c.memory().Limit = new(page(bytes)); page(bytes) == Max {
+		c.memory().Limit = nil
 	}
-	bytes &^= pageSize - 1
-	r.Memory = &specs.LinuxMemory{Limit: &bytes}
-	return nil
+	return c.SetMemorySwapMax(swap)
 }
 
 // PidsMax returns how many processes and threads may exist at once, or [Max].

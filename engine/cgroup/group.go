@@ -37,8 +37,8 @@ func (g *Group) Apply(r *specs.LinuxResources) error {
 	limits := g.tree.host.limits
 	want := make([]string, len(limits))
 	for i, p := range limits {
-		want[i] = p.limit(config)
-		if err := p.check("write"); err != nil && want[i] != p.initial {
+		var err error
+		if want[i], err = p.want(config); err != nil {
 			return err
 		}
 	}
@@ -54,16 +54,28 @@ func (g *Group) Apply(r *specs.LinuxResources) error {
 		g.have = have
 	}
 	before := slices.Clone(g.have)
-	for i, p := range limits {
-		if want[i] == before[i] {
-			continue
-		}
-		if err := g.change(p, before[i], want[i]); err != nil {
-			return also(err, g.restore(limits[:i+1], before))
+	order := inOrder(limits, before, want)
+	for n, i := range order {
+		if err := g.change(limits[i], before[i], want[i]); err != nil {
+			return also(err, g.restore(order[:n+1], before))
 		}
 		g.have[i] = want[i]
 	}
 	return nil
+}
+
+// inOrder lists which limits are to be changed, in the order that the kernel takes.
+func inOrder(limits []*place, before, want []string) (order []int) {
+	for i, p := range limits {
+		if want[i] == before[i] {
+			continue
+		}
+		order = append(order, i)
+		if n := len(order); n > 1 && order[n-2] == i-1 && p.leads != nil && !p.v2 && p.leads(before[i], want[i]) {
+			order[n-1], order[n-2] = order[n-2], order[n-1]
+		}
+	}
+	return order
 }
 
 // look replaces have by the limit that is in force.
@@ -72,17 +84,27 @@ func (g *Group) look(p *place, have *string) error {
 		return nil
 	}
 	text, err := g.text(p)
+	if p.together() {
+		if text, err = g.top(p.in[0]).read(g.file(p, 0)); err == nil {
+			text, err = memoryMaxFromV1([]string{text})
+		}
+	}
 	if err == nil {
 		*have = strings.TrimSuffix(text, "\n")
+	}
+	// What this kernel has no file for is what it is by default.
+	if errors.Is(err, unix.ENOENT) && g.tree.tops[0].exists(g.path) {
+		*have, err = p.fresh(), nil
 	}
 	return err
 }
 
 // restore brings limits back to before, the last one first. have tells the truth afterwards, whatever fails: a change of
 // two files may have stopped between them, so the kernel is asked.
-func (g *Group) restore(limits []*place, before []string) error {
+func (g *Group) restore(order []int, before []string) error {
 	var errs []error
-	for i, p := range slices.Backward(limits) {
+	for _, i := range slices.Backward(order) {
+		p := g.tree.host.limits[i]
 		err := g.look(p, &g.have[i])
 		if err == nil && g.have[i] != before[i] {
 			if err = g.change(p, g.have[i], before[i]); err == nil {
@@ -94,14 +116,26 @@ func (g *Group) restore(limits []*place, before []string) error {
 	return errors.Join(errs...)
 }
 
-// change sets one limit from the v2 text old to value.
+// change sets one limit from the text old to value.
 func (g *Group) change(p *place, old, value string) error {
-	changes := []change{{0, value}}
-	if !p.v2 && p.set != nil {
-		var err error
-		if changes, err = p.set(old, value); err != nil {
-			return err
-		}
+	if err := g.tree.enter(p, g.path); err != nil {
+		return g.refuse("write", p.file, value, err)
+	}
+	changes, convert := []change{{0, value}}, p.put
+	if !p.v2 {
+		convert = p.set
+	}
+	var err error
+	switch {
+	case convert != nil:
+		changes, err = convert(old, value)
+	case value == "" && p.inherit && !p.v2:
+		changes[0].text, err = g.top(p.in[0]).read(path.Join(path.Dir(g.path), p.v1[0]))
+	case value == "":
+		changes[0].text = "\n" // a write of nothing is none
+	}
+	if err != nil {
+		return err
 	}
 	// One after the other, and no undo here: the caller knows what was before and asks the kernel what is.
 	for _, c := range changes {
@@ -128,7 +162,7 @@ func (g *Group) file(p *place, i int) string {
 
 // own returns the directory, in hierarchy y, of the group's own processes.
 func (g *Group) own(y *hierarchy) string {
-	if y.unified && g.tree.host.leaf {
+	if y.unified && (g.tree.host.leaf || g.tree.late.has(leafName, g.path)) {
 		return g.path + "/" + leafName
 	}
 	return g.path
@@ -157,10 +191,16 @@ func (g *Group) Read(file string) (string, error) {
 	if p.blind {
 		return "", &engine.Error{Op: "read", File: file, Errno: syscall.EACCES, Why: "it can only be written"}
 	}
+	if p.tell != nil {
+		return p.tell(g)
+	}
 	return g.text(p)
 }
 
 func (g *Group) text(p *place) (string, error) {
+	if p.key != "" && !g.tree.late.has(p.key, g.path) {
+		return g.without(p)
+	}
 	var texts []string
 	for i, y := range p.in {
 		var text string
@@ -234,10 +274,42 @@ func (g *Group) OOMKills() (uint64, error) {
 	return kills, err
 }
 
+// controllers is the content of cgroup.controllers: those of the host, since what a group is not in it enters when asked.
+func (g *Group) controllers() (string, error) {
+	have := g.tree.host.Controllers()
+	// In the order of the kernel: include/linux/cgroup_subsys.h.
+	order := []string{"cpuset", "cpu", "io", "memory", "hugetlb", "pids"}
+	slices.SortStableFunc(have, func(a, b string) int { return slices.Index(order, a) - slices.Index(order, b) })
+	return strings.Join(have, " ") + "\n", nil
+}
+
+// stat is the content of cgroup.stat. Leaves are ours and nobody's container, so they are not counted.
+func (g *Group) stat() (string, error) {
+	home := g.tree.tops[0]
+	groups, err := home.below(g.path)
+	if err != nil {
+		return "", g.refuse("read", "cgroup.stat", "", err)
+	}
+	groups = slices.DeleteFunc(groups, func(p string) bool { return path.Base(p) == leafName })
+	text := fmt.Sprintf("nr_descendants %d\n", len(groups)-1)
+	if !g.tree.host.used[0].unified {
+		return text, nil
+	}
+	kernel, err := home.read(g.path + "/cgroup.stat")
+	if err != nil {
+		return "", g.refuse("read", "cgroup.stat", "", err)
+	}
+	_, rest, _ := strings.Cut(kernel, "\n")
+	return text + rest, nil
+}
+
 // Remove removes the group and all below it from every hierarchy, the home first, so that a group that is still in use
 // stays whole. What is gone already is fine. Errors: EBUSY when a process lives in it for longer than dying takes.
 func (g *Group) Remove() error {
-	for _, top := range g.tree.tops {
+	for i, top := range g.tree.tops {
+		if y := g.tree.host.used[i]; y.late && !g.tree.late.has(y.mount, g.path) {
+			continue
+		}
 		err := top.rmdir(g.path)
 		if errors.Is(err, unix.EBUSY) {
 			pids, _ := g.Procs()
@@ -248,5 +320,6 @@ func (g *Group) Remove() error {
 			return err
 		}
 	}
+	g.tree.late.forget(g.path)
 	return nil
 }

@@ -19,7 +19,7 @@ type Host struct {
 	leaf   bool         // the v2 hierarchy carries controllers, so processes live in leaves
 	wanted []string     // controllers to enable in the v2 hierarchy
 
-	limits  []*place // those of places that are limits
+	limits  []*place // those of places that are limits, and are set by themselves
 	initial []string // what each limit is in a new group
 }
 
@@ -30,6 +30,7 @@ type hierarchy struct {
 	unified     bool     // v2
 	readonly    bool     // nothing can be made in it
 	controllers []string // v1: also other mount options; v2: what cgroup.controllers offers
+	late        bool     // v1: a group is made in it only when something has to be limited there
 	index       int      // in Host.used
 }
 
@@ -110,37 +111,61 @@ func offered(mount string) ([]string, error) {
 // newHost finds a place for every row of the table, and keeps the hierarchies that rows need.
 func newHost(found []*hierarchy) *Host {
 	h := &Host{}
+	var late []string // controllers of v2 that few groups need
 	for i := range table {
 		p := &place{row: &table[i]}
 		h.places = append(h.places, p)
-		if p.limit != nil {
-			h.limits = append(h.limits, p)
-			h.initial = append(h.initial, p.initial)
-		}
 		p.settle(found)
 		for _, y := range p.in {
 			if y != nil && !slices.Contains(h.used, y) {
+				y.late = true
 				h.used = append(h.used, y)
 			}
+			if y != nil && (y.unified || !p.late) {
+				y.late = false
+			}
 		}
-		if p.v2 && p.controller != "" && !slices.Contains(h.wanted, p.controller) {
+		switch {
+		case !p.v2 || p.controller == "" || slices.Contains(h.wanted, p.controller) || slices.Contains(late, p.controller):
+		case p.late:
+			late = append(late, p.controller)
+		default:
 			h.wanted = append(h.wanted, p.controller)
 		}
 	}
-	// Without controllers to enable there are no internal processes to forbid, and a hybrid host is spared a directory.
-	h.leaf = len(h.wanted) > 0
+	// Without controllers to enable there are no internal processes to forbid, and a hybrid host is spared a directory. One
+	// that has to enable some anyway enables all: that costs a group nothing.
+	if h.leaf = len(h.wanted) > 0; h.leaf {
+		h.wanted, late = append(h.wanted, late...), nil
+	}
 	slices.SortStableFunc(h.used, func(a, b *hierarchy) int { return a.rank() - b.rank() })
 	for i, y := range h.used {
 		y.index = i
+		y.late = y.late && i > 0 // the home is always needed
 	}
 	for _, p := range h.places {
-		for i, y := range p.in {
-			if y == nil && len(h.used) > 0 {
-				p.in[i] = h.used[0]
-			}
-		}
+		h.finish(p, late)
 	}
 	return h
+}
+
+// finish completes a place when all hierarchies are known.
+func (h *Host) finish(p *place, late []string) {
+	for i, y := range p.in {
+		if y == nil && len(h.used) > 0 {
+			p.in[i] = h.used[0]
+		}
+	}
+	switch {
+	case p.v2 && slices.Contains(late, p.controller):
+		p.key = p.controller
+	case !p.v2 && len(p.in) > 0 && p.in[0] != nil && p.in[0].late:
+		p.key = p.in[0].mount
+	}
+	if p.limit != nil && !(p.folded && !p.v2 && p.lack == "") {
+		h.limits = append(h.limits, p)
+		h.initial = append(h.initial, p.fresh())
+	}
 }
 
 // rank orders hierarchies by how well they serve as the home: lowest first. Killing needs the freezer and the list of
@@ -151,9 +176,14 @@ func (y *hierarchy) rank() int {
 		return 0
 	case slices.Contains(y.controllers, "freezer"):
 		return 1
+	case y.late:
+		return 3
 	}
 	return 2
 }
+
+// cpuset reports whether it is v1's cpuset, which lets nobody into a group that has been given no processors and no memory.
+func (y *hierarchy) cpuset() bool { return !y.unified && slices.Contains(y.controllers, "cpuset") }
 
 // settle decides whether the file lives in v2 or in v1 and in which hierarchies, nil standing for the home, or notes why it
 // lives in neither. The order is no preference: the kernel gives a controller to one hierarchy at a time, and core files of
@@ -180,14 +210,14 @@ func (p *place) settle(found []*hierarchy) {
 		in = append(in, y)
 	}
 	if p.in = in; len(in) == 0 {
-		p.lack = cmp.Or(why, "only cgroup v2 has it")
+		p.lack = cmp.Or(why, p.lacks, "only cgroup v2 has it")
 	}
 }
 
 // find returns the v1 hierarchy of a file, or why there is none.
 func find(file string, found []*hierarchy) (y *hierarchy, lack string) {
 	controller, _, _ := strings.Cut(file, ".")
-	if controller == "cgroup" {
+	if controller == "cgroup" || controller == "tasks" {
 		return nil, "" // the home is known only when all rows have their places
 	}
 	for _, y := range found {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,7 +17,7 @@ func render(h *Host) string {
 		fmt.Fprintln(&b, strings.TrimSpace(strings.Join([]string{f.Name, f.Value, f.Reason}, " ")))
 	}
 	for _, y := range h.used {
-		fmt.Fprintf(&b, "use %s\n", y.mount)
+		fmt.Fprintf(&b, "use %s%s\n", y.mount, map[bool]string{true: " late"}[y.late])
 	}
 	if h.leaf {
 		fmt.Fprintf(&b, "leaf %s\n", strings.Join(h.wanted, " "))
@@ -34,8 +35,11 @@ var detections = []struct{ name, offers, table, want string }{
 cgroup-memory yes
 cgroup-pids yes
 cgroup-cpu yes
+cgroup-io yes
+cgroup-cpuset yes
+cgroup-hugetlb yes
 use V2
-leaf memory pids cpu
+leaf memory pids cpu io cpuset hugetlb
 `},
 	{"v2 without memory", "cpu pids", `
 30 23 0:26 / V2 rw - cgroup2 cgroup2 rw
@@ -43,24 +47,34 @@ leaf memory pids cpu
 cgroup-memory no no mounted hierarchy has the controller memory
 cgroup-pids yes
 cgroup-cpu yes
+cgroup-io no no mounted hierarchy has the controller blkio
+cgroup-cpuset no no mounted hierarchy has the controller cpuset
+cgroup-hugetlb no no mounted hierarchy has the controller hugetlb
 use V2
 leaf pids cpu
 `},
 	{"hybrid of systemd, cpu and cpuacct together", "", `
 31 30 0:27 / V2 rw shared:10 - cgroup2 cgroup2 rw
 32 30 0:28 / /c/systemd rw shared:11 - cgroup cgroup rw,xattr,name=systemd
+34 30 0:30 / /c/cpuset rw shared:14 - cgroup cgroup rw,cpuset
 35 30 0:31 / /c/cpu,cpuacct rw shared:15 - cgroup cgroup rw,cpu,cpuacct
 36 30 0:32 / /c/memory rw shared:16 - cgroup cgroup rw,memory
 37 30 0:33 / /c/freezer rw shared:17 - cgroup cgroup rw,freezer
 38 30 0:34 / /c/pids rw shared:18 - cgroup cgroup rw,pids
 `, `cgroup hybrid
 cgroup-memory yes
+memory.min no cgroup v1 protects no memory for certain
+memory.oom.group no cgroup v1 kills one process at a time
 cgroup-pids yes
 cgroup-cpu yes
+cgroup-io no no mounted hierarchy has the controller blkio
+cgroup-cpuset yes
+cgroup-hugetlb no no mounted hierarchy has the controller hugetlb
 use V2
 use /c/memory
 use /c/pids
 use /c/cpu,cpuacct
+use /c/cpuset late
 `},
 	{"a controller moved to v2", "memory", `
 31 30 0:27 / V2 rw - cgroup2 cgroup2 rw
@@ -69,6 +83,9 @@ use /c/cpu,cpuacct
 cgroup-memory yes
 cgroup-pids yes
 cgroup-cpu no no mounted hierarchy has the controller cpu
+cgroup-io no no mounted hierarchy has the controller blkio
+cgroup-cpuset no no mounted hierarchy has the controller cpuset
+cgroup-hugetlb no no mounted hierarchy has the controller hugetlb
 use V2
 use /c/pids
 leaf memory
@@ -77,12 +94,20 @@ leaf memory
 35 30 0:31 / /c/cpu rw - cgroup cgroup rw,cpu
 36 30 0:32 / /c/memory rw - cgroup cgroup rw,memory
 37 30 0:33 / /c/freezer rw - cgroup cgroup rw,freezer
-38 30 0:34 / /c/pids ro,nosuid - cgroup cgroup rw,pids
+38 30 0:34 / /c/pids,cpuset ro,nosuid - cgroup cgroup rw,pids,cpuset
 `, `cgroup v1
 cgroup-memory yes
-cgroup-pids no /c/pids is mounted read-only
+memory.min no cgroup v1 protects no memory for certain
+memory.oom.group no cgroup v1 kills one process at a time
+cgroup-pids no /c/pids,cpuset is mounted read-only
 cgroup-cpu yes
+cgroup-io no no mounted hierarchy has the controller blkio
+cgroup-cpuset no /c/pids,cpuset is mounted read-only
+cgroup-hugetlb no no mounted hierarchy has the controller hugetlb
+cpu.pressure no only cgroup v2 measures pressure
 cpu.stat no no mounted hierarchy has the controller cpuacct
+io.pressure no only cgroup v2 measures pressure
+memory.pressure no only cgroup v2 measures pressure
 use /c/freezer
 use /c/memory
 use /c/cpu
@@ -95,7 +120,13 @@ use /c/cpu
 cgroup-memory no no mounted hierarchy has the controller memory
 cgroup-pids yes
 cgroup-cpu no no mounted hierarchy has the controller cpu
+cgroup-io no no mounted hierarchy has the controller blkio
+cgroup-cpuset no no mounted hierarchy has the controller cpuset
+cgroup-hugetlb no no mounted hierarchy has the controller hugetlb
 cgroup.events no no mounted hierarchy has the controller freezer
+cpu.pressure no only cgroup v2 measures pressure
+io.pressure no only cgroup v2 measures pressure
+memory.pressure no only cgroup v2 measures pressure
 cgroup.freeze no no mounted hierarchy has the controller freezer
 use /c/pids
 `},
@@ -146,6 +177,9 @@ func TestTreeWantsCgroups(t *testing.T) {
 	}
 }
 
+// lists may be empty.
+var lists = []string{"cgroup.procs", "cgroup.threads", "io.max", "io.stat"}
+
 // What this machine's features say and what its files do must be the same.
 func TestFeaturesAreTrue(t *testing.T) {
 	onHosts(t, "", func(t *testing.T, tree *Tree) {
@@ -161,7 +195,7 @@ func TestFeaturesAreTrue(t *testing.T) {
 				if !strings.Contains(err.Error(), p.lack) {
 					t.Errorf("%v does not say %q", err, p.lack)
 				}
-			} else if err != nil || p.file != "cgroup.procs" && !strings.HasSuffix(text, "\n") {
+			} else if err != nil || !slices.Contains(lists, p.file) && !strings.HasSuffix(text, "\n") {
 				t.Errorf("%s: %q, %v", p.file, text, err)
 			}
 		}

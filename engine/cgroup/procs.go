@@ -21,13 +21,23 @@ type Join struct {
 	Into *os.File
 	// Tasks are the v1 files into which the child, while it has one thread, writes the literal "0".
 	Tasks []*os.File
+
+	group *Group
+	since uint64 // late.entries when the files were opened
 }
 
 // Join opens the group for joining. The caller closes it.
 func (g *Group) Join() (*Join, error) {
-	j := &Join{}
+	j := &Join{group: g, since: g.tree.late.entries.Load()}
 	for _, y := range g.tree.host.used {
-		name, flags := path.Join(g.path, "tasks"), unix.O_WRONLY
+		at := g.path
+		if y.late {
+			at = g.tree.late.nearest(y.mount, g.path)
+		}
+		if at == "" {
+			continue
+		}
+		name, flags := path.Join(at, "tasks"), unix.O_WRONLY
 		if y.unified {
 			name, flags = g.own(y), unix.O_RDONLY|unix.O_DIRECTORY
 		}
@@ -87,8 +97,11 @@ func (g *Group) writeProcs(value string) error {
 	}
 	// The text is read before the first move: afterwards nobody knows where the process belongs.
 	for i, y := range slices.Backward(g.tree.host.used) {
-		err := g.top(y).write(path.Join(g.own(y), "cgroup.procs"), value)
-		if err != nil {
+		at := g.receives(y, string(from))
+		if at == "" {
+			continue
+		}
+		if err := g.tree.roots[y.index].write(path.Join(at, "cgroup.procs"), value); err != nil {
 			back := g.tree.moveBack(g.tree.host.used[i+1:], string(from), value)
 			return also(g.refuse("write", "cgroup.procs", value, err), back)
 		}

@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"errors"
+	"iter"
 	"path"
 	"slices"
 	"strings"
@@ -22,6 +23,8 @@ type Tree struct {
 	roots   []dir    // the hierarchies, in the order of Host.used; to remove the tree, and to put processes back
 	tops    []dir    // the tree's directory in each
 	enabled []string // controllers that the tree had to enable in the root of v2
+
+	late late // which groups have what few of them have
 }
 
 // Tree makes or opens the directory called name in every hierarchy. It lies at the root, not in the caller's own group: a
@@ -65,15 +68,15 @@ func (t *Tree) open() error {
 	}
 	// From the root down: a group offers below it only what it got from above (cgroups(7), "subtree_control").
 	var err error
-	if t.enabled, err = t.host.enable(t.roots[0], "."); err != nil {
+	if t.enabled, err = enable(t.roots[0], ".", t.host.wanted); err != nil {
 		return err
 	}
-	_, err = t.host.enable(t.tops[0], ".")
+	_, err = enable(t.tops[0], ".", t.host.wanted)
 	return err
 }
 
-// enable enables the wanted controllers for the groups below the v2 group at rel, and returns those that were not.
-func (h *Host) enable(d dir, rel string) ([]string, error) {
+// enable enables controllers for the groups below the v2 group at rel, and returns those that were not.
+func enable(d dir, rel string, wanted []string) ([]string, error) {
 	file := path.Join(rel, "cgroup.subtree_control")
 	// Reading first is not only for the answer: the write may wait for a grace period of milliseconds.
 	text, err := d.read(file)
@@ -81,7 +84,7 @@ func (h *Host) enable(d dir, rel string) ([]string, error) {
 		return nil, err
 	}
 	have := strings.Fields(text)
-	missing := slices.DeleteFunc(slices.Clone(h.wanted), func(c string) bool { return slices.Contains(have, c) })
+	missing := slices.DeleteFunc(slices.Clone(wanted), func(c string) bool { return slices.Contains(have, c) })
 	if len(missing) == 0 {
 		return nil, nil
 	}
@@ -141,7 +144,10 @@ func (t *Tree) Create(p string, r *specs.LinuxResources) (*Group, error) {
 	}
 	// Knowing a new group's limits saves reading them, and most containers' limits are written nowhere at all.
 	g.have = slices.Clone(t.host.initial)
-	for _, top := range t.tops {
+	for i, top := range t.tops {
+		if t.host.used[i].late {
+			continue
+		}
 		if err := top.mkdir(p); err != nil {
 			return nil, also(err, t.undo(p, top))
 		}
@@ -159,9 +165,12 @@ func (t *Tree) Create(p string, r *specs.LinuxResources) (*Group, error) {
 // there before, and so is somebody else's.
 func (t *Tree) undo(p string, failed dir) error {
 	var errs []error
-	for _, top := range t.tops {
+	for i, top := range t.tops {
 		if top == failed {
 			break
+		}
+		if t.host.used[i].late {
+			continue
 		}
 		errs = append(errs, top.rmdir(p))
 	}
@@ -179,17 +188,31 @@ func (t *Tree) Open(p string) (*Group, error) {
 		return nil, t.tops[0].fail("open", p, "", unix.ENOENT)
 	}
 	// Every prefix is made, since the crash may have been in the removal of the group above.
-	for _, top := range t.tops {
-		for i := range len(p) + 1 {
-			if i < len(p) && p[i] != '/' {
-				continue
-			}
-			if err := top.mkdir(p[:i]); err != nil && !errors.Is(err, unix.EEXIST) {
+	for i, top := range t.tops {
+		if t.host.used[i].late {
+			continue
+		}
+		for prefix := range prefixes(p) {
+			if err := top.mkdir(prefix); err != nil && !errors.Is(err, unix.EEXIST) {
 				return nil, err
 			}
 		}
 	}
+	if err := t.recall(p); err != nil {
+		return nil, err
+	}
 	return g, g.furnish()
+}
+
+// prefixes yields the path of every group around the one at p, the outermost first, and p.
+func prefixes(p string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for i := range len(p) + 1 {
+			if (i == len(p) || p[i] == '/') && !yield(p[:i]) {
+				return
+			}
+		}
+	}
 }
 
 // group checks a path and returns the group that it names, whether it exists or not. Paths come from names that users
@@ -203,15 +226,23 @@ func (t *Tree) group(p string) (*Group, error) {
 	return &Group{tree: t, path: p}, nil
 }
 
-// furnish makes what a v2 group needs besides its directory: controllers from the group above, and the leaf.
+// furnish makes what a group needs besides its directory: on v2 controllers from the group above, and the leaf; in v1's
+// cpuset, processors, where another controller in the same hierarchy brings every group into it.
 func (g *Group) furnish() error {
+	for _, y := range g.tree.host.used {
+		if !y.late && y.cpuset() {
+			if err := g.tree.inherit(y, g.path); err != nil {
+				return err
+			}
+		}
+	}
 	if !g.tree.host.leaf {
 		return nil
 	}
 	home := g.tree.tops[0]
 	// The tree's own directory has its controllers enabled since it was opened.
 	if above := path.Dir(g.path); above != "." {
-		if _, err := g.tree.host.enable(home, above); err != nil {
+		if _, err := enable(home, above, g.tree.host.wanted); err != nil {
 			return err
 		}
 	}

@@ -75,9 +75,9 @@ var metrics = []metric{
 }
 
 // metricsText shows every container in every family that it has a number for. A family without any is left out.
-func metricsText(e engine.Engine) string {
+func metricsText(t *tree) string {
 	var b strings.Builder
-	all := samples(e)
+	all := t.samples.take(t, "metrics")
 	for i := range metrics {
 		metrics[i].write(&b, all)
 	}
@@ -99,7 +99,7 @@ func (m *metric) write(b *strings.Builder, all []sample) {
 		b.WriteString(m.name)
 		b.WriteString(suffixes[m.kind])
 		b.WriteString(`{container="`)
-		b.WriteString(all[i].label)
+		b.WriteString(label(all[i].view.Path))
 		if m.kind == info {
 			b.WriteString(`",id="` + label(all[i].view.ID))
 		}
@@ -125,16 +125,11 @@ func (m *metric) value(s *sample) (string, bool) {
 	if m.of != nil {
 		return m.of(s.view)
 	}
-	for i := range s.stats {
-		if s.stats[i].Name == m.stat {
-			n := s.stats[i].Value
-			if m.micro {
-				return fmt.Sprintf("%d.%06d", n/1e6, n%1e6), true
-			}
-			return strconv.FormatUint(n, 10), true
-		}
+	n, ok := s.number(m.stat)
+	if ok && m.micro {
+		return fmt.Sprintf("%d.%06d", n/1e6, n%1e6), true
 	}
-	return "", false
+	return strconv.FormatUint(n, 10), ok
 }
 
 // unixTime renders a moment in seconds.
@@ -146,21 +141,3 @@ func unixTime(t time.Time) string {
 var escapes = strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
 
 func label(text string) string { return escapes.Replace(strings.ToValidUTF8(text, "\ufffd")) }
-
-// sample is one container at one moment.
-type sample struct {
-	view  *engine.View
-	stats []engine.Stat
-	label string // its path, as a label's value
-}
-
-// samples looks at every container once, parents before their children. One after the other: a second thread would be as fast
-// again, and take the processor from the starts that go on meanwhile.
-func samples(e engine.Engine) []sample {
-	var all []sample
-	each(e, nil, func(c engine.Container) {
-		v := c.View()
-		all = append(all, sample{v, c.Stats(), label(v.Path)})
-	})
-	return all
-}

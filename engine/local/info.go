@@ -50,11 +50,11 @@ func (c *container) Processes() ([]engine.Process, error) {
 
 // mapOf reads the id mapping of a process; nil when there is none to be had.
 func mapOf(pid int) (ids []specs.LinuxIDMapping) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/uid_map", pid))
+	text, err := readProc("/proc/" + strconv.Itoa(pid) + "/uid_map")
 	if err != nil {
 		return nil
 	}
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text) {
 		var m specs.LinuxIDMapping
 		if n, err := fmt.Sscan(line, &m.ContainerID, &m.HostID, &m.Size); n == 3 && err == nil {
 			ids = append(ids, m)

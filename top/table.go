@@ -150,20 +150,20 @@ func (t *table) render(width, height int) []string {
 	}
 	nameWidth = min(nameWidth, longest)
 	line := func(name, state string, cell func(int) string) string {
-		b := fmt.Sprintf("%-*s %-*s", nameWidth, shorten(name, nameWidth), stateWidth, state)
+		b := fmt.Sprintf("%-*s %-*s", nameWidth, name, stateWidth, state)
 		for i := range fit {
 			b += fmt.Sprintf("%*s", numberWidth, " "+cell(i))
 		}
 		return b[:min(len(b), width)]
 	}
-	lines := []string{t.summary(width), line(nameColumn, stateColumn, func(i int) string { return columns[i].title })}
+	lines := []string{t.summary(width), line(nameColumn[:min(len(nameColumn), nameWidth)], stateColumn, func(i int) string { return columns[i].title })}
 	rows := len(all)
 	if height > 0 {
 		rows = max(0, height-len(lines))
 	}
 	t.skip = max(0, min(t.skip, len(all)-rows))
 	for _, r := range all[t.skip:min(len(all), t.skip+rows)] {
-		lines = append(lines, line(r.name, r.state, func(i int) string {
+		lines = append(lines, line(shorten(r.name, nameWidth), r.state, func(i int) string {
 			if !r.values[i].some {
 				return "-"
 			}

@@ -93,6 +93,9 @@ func (c *container) family() []*container {
 // commandMax bounds the command line that a listing shows.
 const commandMax = 200
 
+// execTail is how long after a launch has ended a program may still have no arguments.
+const execTail = 2 * time.Millisecond
+
 // process reads one process.
 func process(procs procfs.FS, pid int) (engine.Process, error) {
 	proc, err := procs.Proc(pid)
@@ -113,6 +116,10 @@ func process(procs procfs.FS, pid int) (engine.Process, error) {
 		p.Inner = int(status.NSpids[n-1])
 	}
 	args, err := proc.CmdLine()
+	if err == nil && len(args) == 0 && stat.State != "Z" { // execve(2) has happened, and is just copying its arguments
+		time.Sleep(execTail)
+		args, err = proc.CmdLine()
+	}
 	if err != nil || len(args) == 0 {
 		args = []string{"[" + stat.Comm + "]"}
 	}

@@ -16,10 +16,10 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    = 5s
 ARGS        =
 
-.PHONY: help build cross demo test ci lint bench fuzz fresh clean tools test-tools units blackbox race single
+.PHONY: help build cross demo test test-v2 ci lint bench fuzz fresh clean tools test-tools v2-tools units blackbox race single
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name what; do printf '  make %-7s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
 
 build: tools ## make bin/ctrfs, one static program
 	$(GO) $(BUILD) -o bin/ctrfs ./cmd/ctrfs
@@ -54,7 +54,10 @@ single:
 	GOMAXPROCS=1 $(GO) test -count=1 -timeout 10m ./fs/...
 	GOMAXPROCS=1 $(GO) test -count=1 -timeout 10m -run 'TestTranscript|TestExamples' ./test
 
-ci: lint cross test fuzz fresh ## all that must hold before a change is merged
+test-v2: v2-tools ## run the black-box tests on a machine with cgroup v2 only and Linux 6.1 (in qemu, as root)
+	@test/machine/run
+
+ci: lint cross test test-v2 fuzz fresh ## all that must hold before a change is merged
 
 lint: tools ## gofmt, vet, staticcheck, and the rules of this house
 	@test -z "$$($(GO)fmt -l .)" || { $(GO)fmt -d .; exit 1; }
@@ -84,3 +87,6 @@ tools:
 
 test-tools:
 	@test/setup test
+
+v2-tools:
+	@test/setup v2

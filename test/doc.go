@@ -46,4 +46,11 @@
 // The program under test is built from this tree, unless CTRFS_BINARY names one: that is how the same tests run once more
 // with the race detector inside ctrfs. test/setup makes what they need beyond the tree; a machine that lacks a part of it
 // gets the same treatment as one without root.
+//
+// # The other machine
+//
+// `make test-v2` runs the same tests once more on a machine in qemu whose cgroups are v2 alone and whose kernel is older: see
+// test/machine/run. What a transcript shows, it shows there and here, with the same text. The machine is slow and has no Go, so
+// CTRFS_PATIENCE says how many times as long every limit is that only a hang should run into ([Patiently]), and
+// CTRFS_PROGRAMS where the programs lie that tests build elsewhere ([Program]).
 package test

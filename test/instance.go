@@ -4,14 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 )
@@ -26,38 +24,6 @@ type Instance struct {
 	Tmp    string // scratch
 
 	before Inventory
-}
-
-// Binary returns the program under test: the one that CTRFS_BINARY names, else one that is built from this tree once in
-// each run.
-var Binary = sync.OnceValues(func() (string, error) {
-	if path := os.Getenv("CTRFS_BINARY"); path != "" {
-		return filepath.Abs(path)
-	}
-	root, err := treeRoot()
-	if err != nil {
-		return "", err
-	}
-	// One path for all runs in a tree, so that nothing has to clean up.
-	tree := fnv.New32a()
-	tree.Write([]byte(root))
-	path := filepath.Join(CacheDir(), "under-test", fmt.Sprintf("ctrfs-%08x", tree.Sum32()))
-	build := exec.Command("go", "build", "-o", path, "./cmd/ctrfs")
-	build.Dir = root
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%v: %w\n%s", build, err, out)
-	}
-	return path, nil
-})
-
-// treeRoot returns the directory that holds go.mod.
-func treeRoot() (string, error) {
-	out, err := exec.Command("go", "env", "GOMOD").Output()
-	if err != nil {
-		return "", fmt.Errorf("go env GOMOD: %w", err)
-	}
-	return filepath.Dir(strings.TrimSpace(string(out))), nil
 }
 
 // NewInstance makes the directories of an instance without mounting it. Give it back with Close.
@@ -104,7 +70,7 @@ func (i *Instance) Umount(flags ...string) error {
 }
 
 // patience is how long a verb of ctrfs may take. It is far beyond what is right, so that only a hang runs into it.
-const patience = 30 * time.Second
+var patience = Patiently(30 * time.Second)
 
 // Command runs ctrfs with these arguments. What it wrote to stderr becomes the error.
 func (i *Instance) Command(args ...string) error {

@@ -133,7 +133,7 @@ func splitOutput(out string) []string {
 func (tr *Transcript) Run(sh *Shell, report func(failure string)) {
 	for _, st := range tr.steps {
 		at := fmt.Sprintf("%s:%d: $ %s", tr.Name, st.line, st.command)
-		out, status, err := sh.Run(st.command, tr.Timeout)
+		out, status, err := sh.Run(st.command, Patiently(tr.Timeout))
 		got := splitOutput(out)
 		if err != nil {
 			report(fmt.Sprintf("%s\n%v; it had printed\n%s", at, err, indent(got)))

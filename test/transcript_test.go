@@ -124,7 +124,7 @@ func TestTranscriptFails(t *testing.T) {
 		{"status", "$ true\n$ (exit 4)\n", "x.txt:2: $ (exit 4)\nwanted exit status 0, got 4"},
 		{"status wanted", "$ true\nexit: 1\n", "wanted exit status 1, got 0"},
 		{"shell gone", "$ exit\n$ true\n", "x.txt:1: $ exit\nthe command ended the shell"},
-		{"hang", "timeout: 100ms\n$ echo before; sleep 60\n", "did not end in time (100ms); it had printed\n\tbefore\n"},
+		{"hang", "timeout: 100ms\n$ echo before; sleep 60\n", "did not end in time (" + Patiently(100*time.Millisecond).String() + "); it had printed\n\tbefore\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got := strings.Join(runText(t, c.text), "\n")

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -126,9 +127,19 @@ func (m *Tree) Start(name, cmd string, settings ...string) {
 	m.Write(name+"/start", "1")
 }
 
-// Eventually waits until what holds, for at most as long as said.
+// Patiently is what a time becomes that only a hang should run into, on this machine: CTRFS_PATIENCE times as long, for one
+// that is slow.
+func Patiently(d time.Duration) time.Duration {
+	if times, err := strconv.Atoi(os.Getenv("CTRFS_PATIENCE")); err == nil {
+		return time.Duration(times) * d
+	}
+	return d
+}
+
+// Eventually waits until what holds, for at most as long as said, patiently.
 func Eventually(t testing.TB, what string, within time.Duration, holds func() bool) {
 	t.Helper()
+	within = Patiently(within)
 	for end := time.Now().Add(within); !holds(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("not within %v: %s", within, what)

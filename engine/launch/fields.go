@@ -9,8 +9,8 @@ import (
 	"github.com/ctrfs/ctrfs/engine/plan"
 )
 
-// timeNamespace makes one for the program: execve(2) enters it. Its clocks can be set until then, and by who made it, through
-// the host's procfs.
+// timeNamespace makes one for the next child. Its clocks can be set until that is made, and by who made it, through the
+// host's procfs.
 func (a *assembler) timeNamespace(s plan.TimeNamespace) {
 	a.call(unix.SYS_UNSHARE, num(unix.CLONE_NEWTIME))
 	if len(s.Offsets) == 0 {

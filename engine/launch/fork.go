@@ -85,6 +85,9 @@ func (img *Image) arrange() {
 		child = &h.second
 		// The exit signal of a sibling is that of its maker, and asking for one is an error.
 		*child = cloneArgs{flags: h.again | cloneHow&^unix.CLONE_CLEAR_SIGHAND | unix.CLONE_PARENT}
+		if h.staged == copied {
+			child.flags &^= unix.CLONE_VM
+		}
 	} else {
 		*child = cloneArgs{flags: h.cloneFlags | cloneHow, exitSignal: uint64(unix.SIGCHLD)}
 	}

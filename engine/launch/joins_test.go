@@ -83,8 +83,8 @@ func shell(script string) plan.Exec {
 // well: the program is this process's child, its pidfd came here, and what fails is told.
 func TestJoinTime(t *testing.T) {
 	requireRoot(t)
-	other := start(t, []plan.Step{plan.Clone{}, plan.TimeNamespace{Offsets: []string{"boottime 864000 0"}}, staying}, launch.Files{})
-	files := launch.Files{Join: map[specs.LinuxNamespaceType]*os.File{specs.TimeNamespace: namespace(t, other.PID, "time_for_children")}}
+	other := start(t, []plan.Step{plan.Fork{Copy: true}, plan.TimeNamespace{Offsets: []string{"boottime 864000 0"}}, plan.Clone{}, staying}, launch.Files{})
+	files := launch.Files{Join: map[specs.LinuxNamespaceType]*os.File{specs.TimeNamespace: namespace(t, other.PID, "time")}}
 	join := plan.Join{Type: specs.TimeNamespace}
 	var up unix.Sysinfo_t
 	if err := unix.Sysinfo(&up); err != nil {
@@ -125,8 +125,8 @@ func TestJoinTime(t *testing.T) {
 // TestCopyIsKilled: a child that got stuck is killed when its time is over, also when it has the memory of a copy.
 func TestCopyIsKilled(t *testing.T) {
 	requireRoot(t)
-	other := start(t, []plan.Step{plan.Clone{}, plan.TimeNamespace{}, staying}, launch.Files{})
-	files := launch.Files{Join: map[specs.LinuxNamespaceType]*os.File{specs.TimeNamespace: namespace(t, other.PID, "time_for_children")}}
+	other := start(t, []plan.Step{plan.Fork{Copy: true}, plan.TimeNamespace{}, plan.Clone{}, staying}, launch.Files{})
+	files := launch.Files{Join: map[specs.LinuxNamespaceType]*os.File{specs.TimeNamespace: namespace(t, other.PID, "time")}}
 	socket, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -172,8 +172,8 @@ func TestForeignMounts(t *testing.T) {
 	}
 	defer proc.Close()
 	files := launch.Files{Proc: proc, Join: map[specs.LinuxNamespaceType]*os.File{specs.MountNamespace: namespace(t, other.PID, "mnt")}}
-	before := []plan.Step{plan.Fork{}, plan.Join{Type: specs.MountNamespace}, plan.Clone{}, plan.Network{Here: true}, plan.HostProc{},
-		plan.TimeNamespace{Offsets: []string{"boottime 864000 0"}}, plan.AsMounted{}, plan.Sysctl{Name: "net.ipv4.ip_forward", Path: "sys/net/ipv4/ip_forward", Value: "1"}}
+	before := []plan.Step{plan.Fork{Copy: true}, plan.Join{Type: specs.MountNamespace}, plan.HostProc{},
+		plan.TimeNamespace{Offsets: []string{"boottime 864000 0"}}, plan.Clone{}, plan.Network{Here: true}, plan.AsMounted{}, plan.Sysctl{Name: "net.ipv4.ip_forward", Path: "sys/net/ipv4/ip_forward", Value: "1"}}
 	for _, c := range []struct {
 		cwd, pwd string
 		errno    syscall.Errno

@@ -20,9 +20,9 @@
 //	keeper ── vfork ──► first child: setns(2) … ── vfork, CLONE_PARENT ──► child: …, execve(2)
 //	                    exits when the child has executed
 //
-// A time namespace is entered only by who has its memory for itself (kernel/time/namespace.c), so where one is, the first child
-// gets a copy of the keeper's, which is as undumpable, and the second borrows that. What the children have to say lies in the
-// program, whose mapping is shared in either case.
+// A time namespace is entered only by who has its memory for itself (kernel/time/namespace.c), and a new one only by the
+// child of its maker. So where one is, the first child gets a copy of the keeper's, which is as undumpable, and the second a
+// copy of that. What the children have to say lies in the program, whose mapping is shared in either case.
 //
 // A program is a small machine, just enough for a launch:
 //
@@ -63,7 +63,7 @@ const (
 const (
 	alone  = iota // there is only one child
 	shared        // the first one shares the memory of its parent
-	copied        // the first one has a copy, for what the kernel refuses to those who share: a time namespace
+	copied        // each has a copy, for what the kernel refuses to those who share: a time namespace
 )
 
 // header is the fixed beginning of a program.

@@ -72,7 +72,7 @@ func Build(c *engine.Config, h Host) ([]Step, error) {
 	}
 	n := namespaces{spec.Linux.Namespaces, h}
 	h.NoDev = NoDev(c, n.apartFromHost())
-	steps := n.enter(rights.outside)
+	steps := n.enter(rights.outside, spec.Linux.TimeOffsets)
 	steps = append(steps, Guard{}, JoinCgroup{h.Cgroup, h.Limits})
 	if n.isNew(specs.CgroupNamespace) {
 		steps = append(steps, CgroupNamespace{})
@@ -88,13 +88,10 @@ func Build(c *engine.Config, h Host) ([]Step, error) {
 		steps = append(steps, Network{n.joined(specs.UserNamespace) != ""})
 	}
 	var early []Step
-	if n.isNew(specs.TimeNamespace) {
-		early = append(early, TimeNamespace{timeOffsets(spec.Linux.TimeOffsets)})
-	}
 	ownMounts := n.isNew(specs.MountNamespace)
 	if ownMounts {
 		early = append(early, Private{})
-	} else if needsProc(slices.Concat(early, rights.early, rights.inside)) {
+	} else if needsProc(slices.Concat(rights.early, rights.inside)) && !slices.Contains(steps, Step(HostProc{})) {
 		steps = append(steps, HostProc{})
 	}
 	steps = append(append(steps, early...), rights.early...)

@@ -15,8 +15,8 @@ import (
 type (
 	// Domainname sets the NIS domain name in the new uts namespace.
 	Domainname struct{ Name string }
-	// TimeNamespace has the program executed in a time namespace of its own, with these offsets, as
-	// /proc/PID/timens_offsets takes them: "monotonic 3600 0".
+	// TimeNamespace makes a time namespace for the child that follows, with these offsets, as /proc/PID/timens_offsets takes
+	// them: "monotonic 3600 0".
 	TimeNamespace struct{ Offsets []string }
 	// RootPropagation says whether mount events travel to and from the root and what is mounted below it.
 	RootPropagation struct {
@@ -33,7 +33,7 @@ type (
 
 func (s Domainname) String() string { return "set the domain name " + s.Name }
 func (s TimeNamespace) String() string {
-	return strings.TrimSpace("execute in a new time namespace " + strings.Join(s.Offsets, ", "))
+	return strings.TrimSpace("make a new time namespace " + strings.Join(s.Offsets, ", "))
 }
 func (s RootPropagation) String() string { return "make the root " + s.Text }
 func (s Personality) String() string     { return "set the personality " + s.Text }

@@ -13,7 +13,7 @@ type namespaces struct {
 }
 
 // joins is the order in which namespaces are entered. All are before the user namespace, in which there is no right to enter
-// another one's. A pid or a time namespace takes effect for the child that follows.
+// another one's. A pid namespace takes effect for the child that follows.
 var joins = []specs.LinuxNamespaceType{
 	specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.CgroupNamespace, specs.TimeNamespace, specs.PIDNamespace,
 	specs.MountNamespace, specs.UserNamespace,
@@ -21,8 +21,7 @@ var joins = []specs.LinuxNamespaceType{
 
 // apart are the namespaces that clone3(2) does not make for a launch. The root of a cgroup namespace is the group that its
 // maker is in, and the child joins its group later. A network namespace is made ahead, and with it the user namespace that
-// owns it. A time namespace cannot be had by a child that shares its parent's memory (kernel/time/namespace.c); it is
-// entered by execve(2).
+// owns it. A time namespace cannot be had by a child that shares its parent's memory (kernel/time/namespace.c).
 var apart = []specs.LinuxNamespaceType{
 	specs.CgroupNamespace, specs.NetworkNamespace, specs.UserNamespace, specs.TimeNamespace,
 }
@@ -57,8 +56,9 @@ func (n namespaces) owns(t specs.LinuxNamespaceType) bool {
 	return n.isNew(t) || n.joined(t) != "" && n.joined(specs.UserNamespace) != ""
 }
 
-// enter are the steps from the keeper's namespaces to the container's. outside are those that need the host's ids and rights.
-func (n namespaces) enter(outside []Step) []Step {
+// enter are the steps from the keeper's namespaces to the container's. outside are those that need the host's ids and rights,
+// and offsets the clocks of a new time namespace.
+func (n namespaces) enter(outside []Step, offsets map[string]specs.LinuxTimeOffset) []Step {
 	var before, made []Step
 	for _, t := range joins {
 		switch from := n.joined(t); {
@@ -68,8 +68,9 @@ func (n namespaces) enter(outside []Step) []Step {
 			before = append(before, Join{t, "with ids " + n.host.IDs})
 		}
 	}
+	before = append(before, n.newTime(offsets)...)
 	if len(before) > 0 {
-		made = append(append([]Step{Fork{n.joined(specs.TimeNamespace) != ""}}, outside...), before...)
+		made = append(append([]Step{Fork{n.isNew(specs.TimeNamespace) || n.joined(specs.TimeNamespace) != ""}}, outside...), before...)
 		outside = nil
 	}
 	var clone Clone
@@ -79,6 +80,20 @@ func (n namespaces) enter(outside []Step) []Step {
 		}
 	}
 	return append(append(made, clone), outside...)
+}
+
+// newTime are the steps that make a time namespace. Who makes one is not in it, but the next child is, and only one with
+// memory of its own; Linux 6.3 and later put it there at execve(2), too. The user namespace that has been entered by then
+// owns it.
+func (n namespaces) newTime(offsets map[string]specs.LinuxTimeOffset) []Step {
+	if !n.isNew(specs.TimeNamespace) {
+		return nil
+	}
+	step := TimeNamespace{timeOffsets(offsets)}
+	if !n.isNew(specs.MountNamespace) && needsProc([]Step{step}) {
+		return []Step{HostProc{}, step}
+	}
+	return []Step{step}
 }
 
 // apartFromHost reports whether the container has another user namespace than the host's.

@@ -20,7 +20,7 @@ type (
 	// Fork makes a first child, which enters what exists already before [Clone] makes the one that counts. Without it, Clone
 	// is the first step.
 	Fork struct {
-		Copy bool // with memory of its own, which entering a time namespace takes
+		Copy bool // with memory of its own, as has the child after it, which a time namespace takes
 	}
 	// Join enters a namespace that exists already: another container's, or one that somebody pinned to a path.
 	Join struct {

@@ -71,15 +71,7 @@ func (g *ground) freshRoot(name string) string {
 }
 
 // hostile builds the program that is run inside, once, without libraries.
-var hostile = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(test.CacheDir(), "under-test", "hostile")
-	cmd := exec.Command("go", "build", "-o", path, "./hostile")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%v: %w\n%s", cmd, err, out)
-	}
-	return path, nil
-})
+var hostile = sync.OnceValues(func() (string, error) { return test.Program("hostile") })
 
 // attacker returns a root with the hostile program in /bin.
 func (g *ground) attacker(name string) string {

@@ -19,12 +19,8 @@ import (
 // and the files of the host's that it can open. Whatever changes here changes what ctrfs promises.
 func TestSurface(t *testing.T) {
 	g := mounted(t)
-	program := filepath.Join(test.CacheDir(), "under-test", "probe")
-	build := exec.Command("go", "build", "-o", program, "./probe")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %v\n%s", build, err, out)
-	}
+	program, err := test.Program("probe")
+	must(t, err)
 	private := g.Base + "/private"
 	must(t, os.Mkdir(private, 0o755))
 	must(t, os.WriteFile(private+"/private", []byte("words of root's\n"), 0o600))
@@ -65,12 +61,8 @@ func TestSurface32(t *testing.T) {
 		t.Skip("of the machines that ctrfs is for, only amd64 has 32-bit system calls that Go knows")
 	}
 	g := mounted(t)
-	program := filepath.Join(test.CacheDir(), "under-test", "compat")
-	build := exec.Command("go", "build", "-o", program, "./compat")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH=386")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %v\n%s", build, err, out)
-	}
+	program, err := test.Program("compat", "GOARCH=386")
+	must(t, err)
 	if errors.Is(exec.Command(program).Start(), unix.ENOEXEC) {
 		t.Skip("this kernel runs no 32-bit programs")
 	}

@@ -116,7 +116,7 @@ func (t *Tree) Where(pid int) (p string, ok bool, err error) {
 		err = unix.ESRCH
 	}
 	if err != nil {
-		return "", false, t.tops[0].fail("find", "cgroup.procs", fmt.Sprint(pid), err)
+		return "", false, (&Group{tree: t, path: "."}).refuse("write", "cgroup.procs", fmt.Sprint(pid), err)
 	}
 	p, ok = t.host.used[0].member(string(text))
 	if ok {

@@ -1,5 +1,7 @@
 package cgroup
 
+//go:generate go test . -run TestResourcesDoc -update
+
 import (
 	"fmt"
 	"slices"

@@ -33,6 +33,8 @@
 // Outermost first; the engine's own locks (see its package comment) are inside of all of them.
 //
 //	handle.mu   text of one open file; not held while a stream blocks or an action runs
+//	feed.mu     text of one open stream; not held while a read blocks
+//	samples.mu  the last look at all containers; held for memory operations only
 //	memos.mu    the texts whose sizes were told lately; held for memory operations only
 //
 // # Deadlocks

@@ -24,8 +24,9 @@ type tree struct {
 	root      *scope
 	container *scope
 
-	memos  memos
-	writes atomic.Uint64 // operations through the mount that changed something, see [stamp]
+	memos   memos
+	samples samples
+	writes  atomic.Uint64 // operations through the mount that changed something, see [stamp]
 }
 
 // node is what a directory and a file have in common. It never changes; c is nil in the root.

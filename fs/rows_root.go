@@ -14,8 +14,10 @@ var rootRows = []row{
 		help: "what this host offers, one feature a line, and why not if not"},
 	{name: "ps", shape: table, read: func(s source) (string, error) { return psAll(s.tree.engine) },
 		help: "every process of every container"},
-	{name: "stats", shape: table, read: inRoot(func(t *tree) string { return statsAll(t.engine) }),
+	{name: "stats", shape: table, read: inRoot(statsAll),
 		help: "one line a container: cpu in microseconds, the rest in bytes or numbers"},
+	{name: "metrics", shape: table, read: inRoot(metricsText),
+		help: "the same figures as OpenMetrics text, for Prometheus and its kin"},
 	{name: "events", shape: stream, feed: func(s source) engine.Events { return s.tree.engine.Events(nil) },
 		help: "what happens to containers, one JSON object a line, from the opening on"},
 }

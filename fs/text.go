@@ -3,6 +3,7 @@ package fs
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -90,32 +91,31 @@ var statsColumns = []struct{ title, stat string }{
 }
 
 // statsAll has the same columns for every container and on every host: a dash where there is no such number.
-func statsAll(e engine.Engine) string {
+func statsAll(t *tree) string {
 	return aligned(func(w io.Writer) {
 		io.WriteString(w, "CONTAINER\tSTATE")
 		for _, column := range statsColumns {
 			io.WriteString(w, "\t"+column.title)
 		}
 		io.WriteString(w, "\n")
-		each(e, nil, func(c engine.Container) { statsLine(w, c) })
+		for _, s := range t.samples.take(t, "stats") {
+			statsLine(w, s)
+		}
 	})
 }
 
-func statsLine(w io.Writer, c engine.Container) {
-	v := c.View()
-	fmt.Fprintf(w, "%s\t%s", v.Path, v.State)
-	numbers := map[string]uint64{}
-	for _, s := range c.Stats() {
-		numbers[s.Name] = s.Value
-	}
+func statsLine(w io.Writer, s sample) {
+	line := make([]byte, 0, 128)
+	line = append(append(append(line, s.view.Path...), '\t'), s.view.State...)
 	for _, column := range statsColumns {
-		cell := "-"
-		if n, ok := numbers[column.stat]; ok {
-			cell = fmt.Sprint(n)
+		line = append(line, '\t')
+		if n, ok := s.number(column.stat); ok {
+			line = strconv.AppendUint(line, n, 10)
+		} else {
+			line = append(line, '-')
 		}
-		io.WriteString(w, "\t"+cell)
 	}
-	io.WriteString(w, "\n")
+	w.Write(append(line, '\n'))
 }
 
 // helpHead is what a person needs to know before the list.

@@ -40,7 +40,7 @@ func main() {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(mountCommand(), umountCommand(), doctorCommand(), versionCommand(), keeperCommand(), serverCommand())
+	root.AddCommand(mountCommand(), umountCommand(), doctorCommand(), topCommand(), versionCommand(), keeperCommand(), serverCommand())
 	if err := root.Execute(); err != nil {
 		fmt.Fprintln(os.Stderr, "ctrfs:", err)
 		os.Exit(1)

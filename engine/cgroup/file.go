@@ -110,7 +110,9 @@ func (d dir) read(rel string) (string, error) {
 		return "", err
 	}
 	defer unix.Close(fd)
-	// One call reads almost every file whole; only a long cgroup.procs takes more.
+	// One call reads almost every file whole; only a long cgroup.procs takes more. A file that leaves room in the first buffer
+	// is at its end, and is not asked again: the kernel writes these texts into a page and gives what it has been asked for
+	// (fs/seq_file.c, seq_read_iter), so that only beyond a page a call may give less.
 	var first [1024]byte
 	for buf := first[:0]; ; {
 		if len(buf) == cap(buf) {
@@ -120,10 +122,10 @@ func (d dir) read(rel string) (string, error) {
 		if err != nil {
 			return "", d.fail("read", rel, "", err)
 		}
-		if n == 0 {
+		buf = buf[:len(buf)+n]
+		if n == 0 || len(buf) < len(first) {
 			return string(buf), nil
 		}
-		buf = buf[:len(buf)+n]
 	}
 }
 

@@ -50,11 +50,11 @@ func (c *container) Processes() ([]engine.Process, error) {
 
 // mapOf reads the id mapping of a process; nil when there is none to be had.
 func mapOf(pid int) (ids []specs.LinuxIDMapping) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/uid_map", pid))
+	text, err := readProc("/proc/" + strconv.Itoa(pid) + "/uid_map")
 	if err != nil {
 		return nil
 	}
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text) {
 		var m specs.LinuxIDMapping
 		if n, err := fmt.Sscan(line, &m.ContainerID, &m.HostID, &m.Size); n == 3 && err == nil {
 			ids = append(ids, m)
@@ -139,33 +139,6 @@ func printable(s string) string {
 		s = strings.ToValidUTF8(s[:commandMax], "") + "…"
 	}
 	return s
-}
-
-// gauges are the resource files that hold one number, by the name of the statistic.
-var gauges = []string{"memory.current", "memory.peak", "pids.current"}
-
-// Stats implements [engine.Container].
-func (c *container) Stats() []engine.Stat {
-	var out []engine.Stat
-	add := func(name, text string) {
-		var n uint64
-		if _, err := fmt.Sscan(text, &n); err == nil {
-			out = append(out, engine.Stat{Name: name, Value: n})
-		}
-	}
-	if text, err := c.ReadControl("cpu.stat"); err == nil {
-		for line := range strings.Lines(text) {
-			if key, value, ok := strings.Cut(strings.TrimSpace(line), " "); ok {
-				add("cpu."+key, value)
-			}
-		}
-	}
-	for _, name := range gauges {
-		if text, err := c.ReadControl(name); err == nil {
-			add(name, strings.TrimSpace(text))
-		}
-	}
-	return out
 }
 
 // Probe finds out what this host offers, without an engine; dir is a directory for trying things in.

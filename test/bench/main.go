@@ -20,6 +20,10 @@
 // participants take turns, burst by burst and job by job, so that whatever else the machine does hits all alike.
 //
 // A runtime that is installed and does not work is listed with its error.
+//
+//	go run ./test/bench -crowd 500
+//
+// measures something else: what reading a mount with so many running containers costs.
 package main
 
 import (
@@ -63,7 +67,15 @@ func main() {
 	n := flag.Int("n", 200, "jobs of each kind, hot and cold, for each participant")
 	peers := flag.String("peers", strings.Join(peerNames(), ","), "the runtimes to compare with")
 	root := flag.String("root", "", "an unpacked root with a /bin/true (default: a static busybox)")
+	many := flag.Int("crowd", 0, "instead, measure what reading costs with so many running containers")
 	flag.Parse()
+	if *many > 0 {
+		if err := crowd(*many, *n/10); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := bench(*n, strings.Split(*peers, ","), *root); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)

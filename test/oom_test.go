@@ -138,6 +138,67 @@ func TestOOMAtOnce(t *testing.T) {
 	m.Sh("for c in c*; do echo KILL > $c/kill; done; cat c*/wait > /dev/null")
 }
 
+// TestOOMFreeze: a container that waits for memory can be looked at, goes on with more, and dies when it is told to. Around it
+// nothing is paused. Where the kernel cannot wait, the setting is refused with the reason.
+func TestOOMFreeze(t *testing.T) {
+	m := MountFor(t)
+	m.Start("pod", "sleep 1000", "memory.max", "200M")
+	if _, err := os.Stat("/sys/fs/cgroup/memory/ctrfs-" + m.name()); err != nil {
+		m.Sh("! echo freeze > pod/memory.oom 2> /dev/null; grep 'cannot be told to wait' pod/error; grep '^memory.oom no' host")
+		t.Skip("memory is not v1's")
+	}
+	events := m.events()
+	m.Start("pod/c", "sh -c '"+greedy+"'", "memory.max", "16M", "memory.oom", "freeze")
+	if e := m.next(events, "oom"); e.Container != "pod/c" || e.Action != "freeze" {
+		t.Errorf("%+v", e)
+	}
+	m.next(events, "freeze")
+	look := "cat pod/state pod/c/state pod/c/cgroup.freeze; wc -l < pod/c/ps; sed -n 's/^oom //p' pod/status pod/c/status"
+	if got := m.Sh("%s", look); got != "running\npaused\n1\n2\n0\n1\n" {
+		t.Errorf("it is\n%s", got)
+	}
+	if got := m.Sh("echo 1 > pod/c/cgroup.freeze; echo 150M > pod/c/memory.max; cat pod/c/state; echo 0 > pod/c/cgroup.freeze; cat pod/c/wait pod/c/log"); got != "paused\n0\n67108864\n" {
+		t.Errorf("with more memory\n%s", got)
+	}
+	m.Sh("echo 16M > pod/c/memory.max; echo 1 > pod/c/start")
+	m.next(events, "freeze")
+	if got := m.Sh("echo KILL > pod/c/kill; cat pod/c/wait; grep ^oom pod/c/status"); got != "137\noom 1\n" {
+		t.Errorf("killed while it waits: %s", got)
+	}
+	// The pod's own limit: what waits is a child's, and all of the pod is paused.
+	m.Sh("echo max > pod/c/memory.max; echo freeze > pod/memory.oom; echo 16M > pod/memory.max; echo 1 > pod/c/start")
+	if e := m.next(events, "oom"); e.Container != "pod" || e.Action != "freeze" {
+		t.Errorf("%+v", e)
+	}
+	m.next(events, "freeze")
+	if got := m.Sh("cat pod/state; echo kill > pod/memory.oom; echo 0 > pod/cgroup.freeze; cat pod/c/wait; grep ^oom pod/c/status"); got != "paused\n137\noom 1\n" {
+		t.Errorf("the kernel kills again: %s", got)
+	}
+	m.Sh("echo KILL > pod/kill; cat pod/wait; rmdir pod/c pod")
+}
+
+// TestOOMStop: it is asked to stop, and killed if what would obey waits for memory itself.
+func TestOOMStop(t *testing.T) {
+	m := MountFor(t)
+	m.Start("pod", "sleep 1000")
+	if _, err := os.Stat("/sys/fs/cgroup/memory/ctrfs-" + m.name()); err != nil {
+		t.Skip("memory is not v1's")
+	}
+	events := m.events()
+	m.Start("pod/c", `sh -c '`+greedy+`'`, "memory.max", "16M", "memory.oom", "stop", "stop.timeout", "1")
+	if e := m.next(events, "oom"); e.Container != "pod/c" || e.Action != "stop" {
+		t.Errorf("%+v", e)
+	}
+	asked := m.next(events, "stop")
+	if e := m.next(events, "exit"); e.Time.Sub(asked.Time) < 900*time.Millisecond {
+		t.Errorf("killed %v after it was asked", e.Time.Sub(asked.Time))
+	}
+	if got := m.Sh("cat pod/c/wait; grep ^oom pod/c/status; cat pod/state"); got != "137\noom 1\nrunning\n" {
+		t.Error(got)
+	}
+	m.Sh("echo KILL > pod/kill; cat pod/wait; rmdir pod/c pod")
+}
+
 // TestOOMSurvivesServer: the server is killed while a container waits for memory, and while another one runs out of it.
 // The next one knows, and watches on.
 func TestOOMSurvivesServer(t *testing.T) {

@@ -28,12 +28,20 @@ func (r *row) onV1() string {
 	return "`" + strings.Join(r.v1, "`, `") + "`: " + r.formula
 }
 
+// onV2 tells what stands for it on v2.
+func (r *row) onV2() string {
+	if r.never != "" {
+		return "`EOPNOTSUPP`: " + r.never
+	}
+	return "`" + r.file + "`"
+}
+
 // testedIn lists the tests through a mount that name a file, as a word of its own; where there is none, those of this package.
 func testedIn(t *testing.T, file string) string {
 	word := regexp.MustCompile(`(^|[^\w.])` + regexp.QuoteMeta(file) + `($|[^\w.]|\.$|\.[^\w])`)
 	var found []string
-	for _, pattern := range []string{"../../test/testdata/limits.txt", "../../test/testdata/nested.txt", "../../test/testdata/resources*.txt",
-		"../../test/testdata/stop.txt", "../../test/resources_test.go", "*_test.go"} {
+	for _, pattern := range []string{"../../test/testdata/limits.txt", "../../test/testdata/nested.txt", "../../test/testdata/oom.txt", "../../test/testdata/resources*.txt",
+		"../../test/testdata/stop.txt", "../../test/oom_test.go", "../../test/resources_test.go", "*_test.go"} {
 		names, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)
@@ -74,7 +82,7 @@ func TestResourcesDoc(t *testing.T) {
 		if tests == "" {
 			t.Errorf("nothing tests %s", r.file)
 		}
-		line := fmt.Sprintf("| `%s` | %s | `%s` | %s |\n", r.file, strings.ReplaceAll(r.onV1(), "|", "\\|"), r.file, tests)
+		line := fmt.Sprintf("| `%s` | %s | %s | %s |\n", r.file, strings.ReplaceAll(r.onV1(), "|", "\\|"), r.onV2(), tests)
 		b.WriteString(strings.ReplaceAll(line, "2MB", "<size>"))
 	}
 	if *update {

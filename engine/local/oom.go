@@ -252,6 +252,7 @@ func (c *container) ranOut(what engine.OOM) {
 		if err := m.holdUp(what); err != nil {
 			c.e.log.Error("a container without memory is not held up", "container", m.id, "action", what, "err", err)
 			m.Fail(err)
+			time.AfterFunc(oomWait, func() { c.looking.ask(c.lookAtMemory) }) // another operation was in the way
 		}
 	}
 }

@@ -151,7 +151,7 @@ func spawn(t testing.TB, g *Group, script string) *exec.Cmd {
 		fmt.Fprintf(&b, "echo 0 >&%d || exit 99; exec %d>&-; ", 3+i, 3+i)
 	}
 	b.WriteString("echo joined; ")
-	cmd := exec.Command("sh", "-c", b.String()+script)
+	cmd := exec.Command("bash", "-c", b.String()+script) // dash knows descriptors up to 9 only
 	cmd.ExtraFiles = join.Tasks
 	if join.Into != nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(join.Into.Fd())}

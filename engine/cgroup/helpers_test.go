@@ -148,10 +148,10 @@ func spawn(t testing.TB, g *Group, script string) *exec.Cmd {
 	defer join.Close()
 	var b strings.Builder
 	for i := range join.Tasks {
-		fmt.Fprintf(&b, "echo 0 >&%d || exit 99; exec %d>&-; ", 3+i, 3+i)
+		fmt.Fprintf(&b, "echo 0 > /proc/self/fd/%d || exit 99; ", 3+i) // dash has one digit for a descriptor
 	}
 	b.WriteString("echo joined; ")
-	cmd := exec.Command("bash", "-c", b.String()+script) // dash knows descriptors up to 9 only
+	cmd := exec.Command("sh", "-c", b.String()+script)
 	cmd.ExtraFiles = join.Tasks
 	if join.Into != nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(join.Into.Fd())}

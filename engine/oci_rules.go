@@ -55,10 +55,10 @@ var ociRules = []struct {
 		return c.Clone().SetPidsMax(c.PidsMax())
 	}},
 	{"linux.resources.cpu", checkCPU},
+	{"linux.resources.network.priorities", checkPriorities},
 	{"linux.resources.blockIO", checkBlockIO},
 	{"linux.resources.hugepageLimits", checkHugepages},
 	{"linux.resources.unified", checkUnified}, // after all that it may repeat
-	{"linux.resources.network.priorities", checkPriorities},
 	{"linux.seccomp", checkSeccomp},
 	{"linux.rootfsPropagation", func(c *Config) error {
 		return oneOf(c.Spec.Linux.RootfsPropagation, "", "private", "slave", "shared", "unbindable", "rprivate", "rslave", "rshared", "runbindable")

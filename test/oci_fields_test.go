@@ -133,6 +133,9 @@ var ociElsewhereTested = map[string]string{
 	"linux.resources.blockIO.throttleWriteIOPSDevice[].major": "resources_test.go",
 	"linux.resources.blockIO.throttleWriteIOPSDevice[].minor": "resources_test.go",
 	"linux.resources.blockIO.throttleWriteIOPSDevice[].rate":  "resources_test.go",
+	"linux.resources.network.classID":                         "packets.txt",
+	"linux.resources.network.priorities[].name":               "packets.txt",
+	"linux.resources.network.priorities[].priority":           "packets.txt",
 }
 
 // merge puts a patch into an object; objects are merged, everything else replaced.

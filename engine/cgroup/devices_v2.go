@@ -120,23 +120,27 @@ func encode(code []instruction) []byte {
 	return out
 }
 
-// Arguments of bpf(2): the first fields of union bpf_attr for each command (include/uapi/linux/bpf.h).
+// Arguments of bpf(2): the first fields of union bpf_attr for each command (include/uapi/linux/bpf.h). Those that stay 0 have no name.
 type (
 	loadArg struct {
-		kind, count    uint32
-		code, license  uint64
-		level, size    uint32
-		log            uint64
-		version, flags uint32
-		name           [unix.BPF_OBJ_NAME_LEN]byte
+		kind, count   uint32
+		code, license uint64
+		_             [2]uint32 // log_level, log_size
+		_             uint64    // log_buf
+		_             [2]uint32 // kern_version, prog_flags
+		name          [unix.BPF_OBJ_NAME_LEN]byte
 	}
 	attachArg struct{ group, program, kind, flags, replace uint32 }
 	queryArg  struct {
-		group, kind, query, flags uint32
-		ids                       uint64
-		count, _                  uint32
+		group, kind uint32
+		_           [2]uint32 // query_flags, attach_flags
+		ids         uint64
+		count, _    uint32
 	}
-	idArg   struct{ id, next, flags uint32 }
+	idArg struct {
+		id uint32
+		_  [2]uint32 // next_id, open_flags
+	}
 	infoArg struct {
 		fd, size uint32
 		info     uint64

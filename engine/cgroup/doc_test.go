@@ -40,7 +40,7 @@ func (r *row) onV2() string {
 func testedIn(t *testing.T, file string) string {
 	word := regexp.MustCompile(`(^|[^\w.])` + regexp.QuoteMeta(file) + `($|[^\w.]|\.$|\.[^\w])`)
 	var found []string
-	for _, pattern := range []string{"../../test/testdata/limits.txt", "../../test/testdata/nested.txt", "../../test/testdata/oom.txt", "../../test/testdata/resources*.txt",
+	for _, pattern := range []string{"../../test/testdata/limits.txt", "../../test/testdata/nested.txt", "../../test/testdata/oom.txt", "../../test/testdata/resources*.txt", "../../test/testdata/devices.txt", "../../test/testdata/packets.txt",
 		"../../test/testdata/stop.txt", "../../test/oom_test.go", "../../test/resources_test.go", "*_test.go"} {
 		names, err := filepath.Glob(pattern)
 		if err != nil {

@@ -81,7 +81,7 @@ func Words(r *specs.LinuxResources) (words []string) {
 	config := &engine.Config{Spec: specs.Spec{Linux: &specs.Linux{Resources: r}}}
 	for i := range table {
 		row := &table[i]
-		if row.limit == nil || row.limit(config) == row.initial {
+		if row.limit == nil || row.limit(config) == row.initial || row.spare != "" && row.limit(config) == row.spare {
 			continue
 		}
 		for line := range strings.SplitSeq(row.limit(config), "\n") {

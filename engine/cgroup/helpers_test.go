@@ -148,7 +148,7 @@ func spawn(t testing.TB, g *Group, script string) *exec.Cmd {
 	defer join.Close()
 	var b strings.Builder
 	for i := range join.Tasks {
-		fmt.Fprintf(&b, "echo 0 >&%d || exit 99; exec %d>&-; ", 3+i, 3+i)
+		fmt.Fprintf(&b, "echo 0 > /proc/self/fd/%d || exit 99; ", 3+i) // dash has one digit for a descriptor
 	}
 	b.WriteString("echo joined; ")
 	cmd := exec.Command("sh", "-c", b.String()+script)

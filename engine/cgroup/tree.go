@@ -134,8 +134,7 @@ func (t *Tree) Remove() error {
 	// crash does not know what its predecessor enabled, and leaves them: nothing is limited by that.
 	kind, _, _ := strings.Cut(t.name, "-")
 	others, err := t.roots[0].subdirs(".")
-	others = slices.DeleteFunc(others, func(name string) bool { return name == asideName })
-	if err != nil || slices.ContainsFunc(others, func(name string) bool { return !strings.HasPrefix(name, kind+"-") }) {
+	if err != nil || slices.ContainsFunc(others, func(name string) bool { return name != asideName && !strings.HasPrefix(name, kind+"-") }) {
 		return err
 	}
 	// Another tree of ours has in its own directory enabled what it uses, and the kernel knows.

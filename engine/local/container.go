@@ -60,6 +60,7 @@ type container struct {
 	landlord *container   // guarded by mu; who has made the mounts that it runs in, nil for itself and for nobody
 	tenants  atomic.Int32 // who runs in mounts that it has made, and starts on their way that enter its mount namespace
 
+	grouping  sync.Mutex // one making of the group at a time; the inner container's before the outer one's, then mu
 	lending   sync.Mutex // one pinning at a time; taken before saving
 	saving    sync.Mutex // one writer of the record at a time; taken after the action token, before mu
 	unkept    bool       // the record is unlinked for good; guarded by saving

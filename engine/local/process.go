@@ -30,6 +30,10 @@ func process(pid int) (engine.Process, error) {
 	}
 	parseStatus(&p, status)
 	args, err := readProc(dir + "/cmdline")
+	if err == nil && args == "" && p.State != "Z" { // execve(2) has happened, and is just copying its arguments
+		time.Sleep(execTail)
+		args, err = readProc(dir + "/cmdline")
+	}
 	if p.Command = strings.Join(strings.Split(strings.TrimRight(args, "\x00"), "\x00"), " "); err != nil || p.Command == "" {
 		p.Command = "[" + name + "]"
 	}
@@ -88,6 +92,9 @@ func parseStatus(p *engine.Process, text string) {
 		}
 	}
 }
+
+// execTail is how long after a launch has ended a program may still have no arguments.
+const execTail = 2 * time.Millisecond
 
 // commandMax bounds the command line that a listing shows.
 const commandMax = 200

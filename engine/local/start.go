@@ -233,6 +233,8 @@ func (s *starting) prepare() (err error) {
 // ensureGroup returns the container's group, made when there was none, with every group above it; made is the outermost
 // container that got one.
 func (c *container) ensureGroup() (group *cgroup.Group, made *container, err error) {
+	c.grouping.Lock() // two containers below this one may be started at the same moment
+	defer c.grouping.Unlock()
 	c.mu.Lock()
 	group, config := c.group, c.rec.Config
 	c.mu.Unlock()
@@ -253,9 +255,6 @@ func (c *container) ensureGroup() (group *cgroup.Group, made *container, err err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.group != nil { // somebody else was faster, for a container below this one
-		return c.group, made, nil
-	}
 	c.group = group
 	if made == nil {
 		made = c

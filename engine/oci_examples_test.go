@@ -70,10 +70,9 @@ func TestOCIExample(t *testing.T) {
 	}
 	tree := parsed(t, []byte(example))
 	want := []string{
-		"linux.cgroupsPath", "linux.mountLabel", "linux.resources.blockIO",
-		"linux.resources.cpu.cpus", "linux.resources.cpu.idle", "linux.resources.cpu.mems", "linux.resources.cpu.realtimePeriod",
-		"linux.resources.cpu.realtimeRuntime", "linux.resources.hugepageLimits", "linux.resources.memory.reservation",
-		"linux.resources.memory.swap", "linux.resources.memory.swappiness", "linux.resources.network", "process.ioPriority",
+		"linux.cgroupsPath", "linux.mountLabel", "linux.resources.blockIO.leafWeight", "linux.resources.blockIO.weightDevice",
+		"linux.resources.cpu.idle", "linux.resources.cpu.realtimePeriod", "linux.resources.cpu.realtimeRuntime",
+		"linux.resources.memory.swappiness", "linux.resources.network", "process.ioPriority",
 	}
 	if got := wanted(ociRoot().refusals("", tree)); !slices.Equal(got, want) {
 		t.Errorf("refused are\n%s\nwant\n%s", strings.Join(got, " "), strings.Join(want, " "))

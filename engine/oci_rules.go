@@ -47,7 +47,7 @@ var ociRules = []struct {
 	{"linux.readonlyPaths", func(c *Config) error { return c.SetReadonly(c.Readonly()) }},
 	{"linux.devices", checkDevices},
 	{"linux.resources.devices", checkDeviceRules},
-	{"linux.resources.memory.limit", checkMemory},
+	{"linux.resources.memory", checkMemory},
 	{"linux.resources.pids.limit", func(c *Config) error {
 		if n := c.PidsMax(); n < Max {
 			return ociBad(fmt.Sprint(n), "out of range", "write -1 for none")
@@ -55,6 +55,9 @@ var ociRules = []struct {
 		return c.Clone().SetPidsMax(c.PidsMax())
 	}},
 	{"linux.resources.cpu", checkCPU},
+	{"linux.resources.blockIO", checkBlockIO},
+	{"linux.resources.hugepageLimits", checkHugepages},
+	{"linux.resources.unified", checkUnified}, // after all that it may repeat
 	{"linux.seccomp", checkSeccomp},
 	{"linux.rootfsPropagation", func(c *Config) error {
 		return oneOf(c.Spec.Linux.RootfsPropagation, "", "private", "slave", "shared", "unbindable", "rprivate", "rslave", "rshared", "runbindable")
@@ -220,29 +223,6 @@ func checkDeviceRules(c *Config) error {
 		}
 	}
 	return nil
-}
-
-// checkMemory rounds the limit. What else the specification says about memory stays: the setter would drop it.
-func checkMemory(c *Config) error {
-	if c.MemoryMax() < Max {
-		return ociBad(fmt.Sprint(c.MemoryMax()), "out of range", "write bytes, or -1 for none")
-	}
-	if m := c.Spec.Linux.Resources.Memory; m != nil && m.Limit != nil && *m.Limit != Max {
-		m.Limit = new(*m.Limit &^ (pageSize - 1)) // the structure is this clone's own
-	}
-	return nil
-}
-
-// checkCPU takes 0 for "not set", as the tools that write these fields always do.
-func checkCPU(c *Config) error {
-	cpu := c.Spec.Linux.Resources.CPU
-	if cpu == nil {
-		return nil
-	}
-	cpu.Shares, cpu.Period = unlessZero(cpu.Shares), unlessZero(cpu.Period)
-	cpu.Quota = unlessZero(cpu.Quota)
-	quota, period := c.CPUMax()
-	return c.Clone().SetCPUMax(quota, period)
 }
 
 func unlessZero[T int64 | uint64](p *T) *T {

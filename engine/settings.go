@@ -266,6 +266,41 @@ func (c *Config) CPUWeight() int64 {
 	return defaultWeight
 }
 
+// niceWeights are the shares that the kernel gives to a process by its niceness, -20 to 19: kernel/sched/core.c,
+// sched_prio_to_weight.
+var niceWeights = [40]uint64{
+	88761, 71755, 56483, 46273, 36291, 29154, 23254, 18705, 14949, 11916, 9548, 7620, 6100, 4904, 3906, 3121, 2501, 1991, 1586, 1277,
+	1024, 820, 655, 526, 423, 335, 272, 215, 172, 137, 110, 87, 70, 56, 45, 36, 29, 23, 18, 15,
+}
+
+const minNice = -20
+
+// CPUWeightNice returns the niceness whose weight is nearest, as the kernel does (cpu_weight_nice_read_s64).
+func (c *Config) CPUWeightNice() int64 {
+	shares := uint64(defaultShares)
+	if cpu := c.Spec.Linux.Resources.CPU; cpu != nil && cpu.Shares != nil {
+		shares = *cpu.Shares
+	}
+	distance := func(i int) uint64 { return max(niceWeights[i], shares) - min(niceWeights[i], shares) }
+	at := 0
+	for at+1 < len(niceWeights) && distance(at+1) < distance(at) {
+		at++
+	}
+	return int64(at) + minNice
+}
+
+// SetCPUWeightNice sets the relative share of the CPU to that of a process of a niceness, -20 to 19. The niceness that is
+// nearest already changes nothing: whoever copies all files copies the weight itself, too.
+func (c *Config) SetCPUWeightNice(nice int64) error {
+	if nice < minNice || nice >= minNice+int64(len(niceWeights)) {
+		return Invalid("cpu.weight.nice", fmt.Sprint(nice), "out of range", "write -20 to 19")
+	}
+	if nice != c.CPUWeightNice() {
+		c.cpu().Shares = new(niceWeights[nice-minNice])
+	}
+	return nil
+}
+
 // SetCPUWeight sets it.
 func (c *Config) SetCPUWeight(weight int64) error {
 	if weight < minWeight || weight > maxWeight {

@@ -254,7 +254,15 @@ func numberRange(part string) (lo, hi, used, group int, ok bool) {
 
 // HugepageSizes are the sizes of huge pages that files exist for, by the kernel's names: those of x86-64, and of arm64 with
 // small pages of 4 KiB.
-var HugepageSizes = []string{"2MB", "1GB"}
+var HugepageSizes = []string{"64KB", "2MB", "32MB", "1GB"}
+
+// hugepage is the size of such a page in bytes.
+func hugepage(size string) int64 {
+	units := map[string]int64{"KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
+	digits := strings.TrimRight(size, "KMGB")
+	n, _ := strconv.ParseInt(digits, 10, 32)
+	return n * units[size[len(digits):]]
+}
 
 // HugepageMax returns how many bytes of huge pages of a size may be used, or [Max].
 func (c *Config) HugepageMax(size string) int64 {
@@ -268,14 +276,10 @@ func (c *Config) HugepageMax(size string) int64 {
 
 // SetHugepageMax sets it, rounded down to a huge page as the kernel does (mm/hugetlb_cgroup.c, hugetlb_cgroup_write).
 func (c *Config) SetHugepageMax(size string, bytes int64) error {
-	unit := int64(2 << 20)
-	if size == "1GB" {
-		unit = 1 << 30
-	}
 	r := c.Spec.Linux.Resources
 	all := slices.DeleteFunc(slices.Clone(r.HugepageLimits), func(h specs.LinuxHugepageLimit) bool { return h.Pagesize == size })
 	if page(bytes) != Max {
-		all = append(all, specs.LinuxHugepageLimit{Pagesize: size, Limit: uint64(bytes - bytes%unit)})
+		all = append(all, specs.LinuxHugepageLimit{Pagesize: size, Limit: uint64(bytes - bytes%hugepage(size))})
 	}
 	if len(all) == 0 {
 		all = nil

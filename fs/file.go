@@ -129,11 +129,11 @@ func (f *file) Setattr(ctx context.Context, fh fs.FileHandle, in *fuse.SetAttrIn
 const openFlags = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH
 
 // Open lets a privileged user read an action, as empty, for the sake of grep -r and tar; writing state is refused to all.
-func (f *file) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+func (f *file) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	if flags&syscall.O_ACCMODE != syscall.O_RDONLY && !f.row.writable() {
 		return nil, 0, f.refuse(f.row.unwritable())
 	}
-	h := &handle{file: f, add: flags&syscall.O_APPEND != 0}
+	h := &handle{file: f, opener: caller(ctx), add: flags&syscall.O_APPEND != 0}
 	if f.row.feed != nil {
 		h.feed = newFeed(f.row, f.source(), flags)
 	}

@@ -14,10 +14,11 @@ import (
 
 // handle is an open file: the text that its reader is shown, and the text that its writer has written so far.
 type handle struct {
-	file *file
-	add  bool       // opened with O_APPEND
-	log  engine.Log // of a log
-	feed *feed      // of a stream that goes on
+	file   *file
+	opener engine.Caller // immutable
+	add    bool          // opened with O_APPEND
+	log    engine.Log    // of a log
+	feed   *feed         // of a stream that goes on
 
 	mu      sync.Mutex
 	shown   string // the text of the last reading, which began at offset 0
@@ -109,9 +110,13 @@ func (h *handle) Release(context.Context) syscall.Errno {
 	return 0
 }
 
-// Write performs one operation. A refusal has changed nothing, and leaves its sentence in the error file.
+// Write performs one operation, with the opener's rights, as cgroupfs does (kernel/cgroup/cgroup.c, __cgroup_procs_write):
+// a program with more rights may be made to write to a descriptor that was opened by somebody with fewer. A refusal has
+// changed nothing, and leaves its sentence in the error file.
 func (h *handle) Write(ctx context.Context, data []byte, off int64) (uint32, syscall.Errno) {
-	err := h.write(caller(ctx), string(data), off)
+	by := caller(ctx)
+	by.UID, by.GID = h.opener.UID, h.opener.GID
+	err := h.write(by, string(data), off)
 	h.file.tree.writes.Add(1)
 	if err != nil {
 		return 0, h.file.refuse(err)

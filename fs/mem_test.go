@@ -348,6 +348,9 @@ func (c *memContainer) ReadControl(file string) (string, error) {
 		return fmt.Sprintln(c.reads.Add(1)), nil
 	}
 	text, ok := c.controls[file]
+	if !ok && file != "memory.peak" {
+		return "some 0\n", nil // what any other counter says does not matter here
+	}
 	if !ok {
 		return "", &engine.Error{Op: "read", File: file, Errno: syscall.EOPNOTSUPP, Why: "this host has no such counter", Cure: "see host"}
 	}

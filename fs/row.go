@@ -224,6 +224,11 @@ func within(lo, hi int64) func(file, value string) (int64, error) {
 	return func(file, value string) (int64, error) { return parseInt(file, value, lo, hi) }
 }
 
+// signed parses a number from lo to hi, either side of zero.
+func signed(lo, hi int64) func(file, value string) (int64, error) {
+	return func(file, value string) (int64, error) { return parseSigned(file, value, lo, hi) }
+}
+
 // formatLimit renders a limit as the kernel does.
 func formatLimit(n int64) string {
 	if n == engine.Max {

@@ -57,10 +57,7 @@ func limitText(n int64) string {
 
 func memoryMaxFromV1(texts []string) (string, error) {
 	n, err := number(texts[0])
-	if n >= unlimited {
-		return "max\n", err
-	}
-	return texts[0], err
+	return sizeText(n), err
 }
 
 func memoryMaxToV1(_, value string) ([]change, error) {

@@ -70,18 +70,18 @@ func softLimit(c *engine.Config) (string, error) {
 func memoryLowFromV1(texts []string) (string, error) {
 	n, err := number(texts[0])
 	if n >= unlimited {
-		return "0\n", err
+		n = 0
 	}
-	return texts[0], err
+	return sizeText(n), err
 }
 
 // hugepageFromV1 knows no limit by its size: the largest multiple of the page (mm/hugetlb_cgroup.c, hugetlb_cgroup_init).
 func hugepageFromV1(texts []string) (string, error) {
 	n, err := number(texts[0])
 	if n >= unlimited&^(1<<30-1) {
-		return "max\n", err
+		n = unlimited
 	}
-	return texts[0], err
+	return sizeText(n), err
 }
 
 // memoryStat names v1's counters as v2 does, in v2's order (mm/memcontrol.c, memory_stats and memcg_vm_event_stat). v1's

@@ -21,6 +21,8 @@ type dir struct {
 	path string // absolute, for errors
 }
 
+const noDisk = "there is no such block device, or it is a partition"
+
 // cures tells what an errno means for a file, where the kernel's own words would not help. An empty file is any other.
 var cures = []struct {
 	file      string
@@ -30,6 +32,16 @@ var cures = []struct {
 	{"memory.limit_in_bytes", unix.EBUSY, "more is in use than can be reclaimed", "write a higher limit, or stop something first"},
 	{"cpu.cfs_quota_us", unix.EINVAL, "cgroup v1 keeps a nested group's share within its parent's", "write a smaller share here, or a larger one above"},
 	{"cpu.cfs_period_us", unix.EINVAL, "cgroup v1 keeps a nested group's share within its parent's", "write a smaller share here, or a larger one above"},
+	{"memory.memsw.limit_in_bytes", unix.EBUSY, "more is in use than can be reclaimed", "write a higher limit, or stop something first"},
+	{"cpuset.cpus", unix.EINVAL, "the group above has not got all of them, or they do not exist", "write some of what cpuset.cpus.effective shows"},
+	{"cpuset.cpus", unix.EBUSY, "cgroup v1 keeps a nested group's processors among its parent's", "change those of the groups below first"},
+	{"cpuset.mems", unix.EINVAL, "the group above has not got all of them, or they do not exist", "write some of what the group above has"},
+	{"cpuset.mems", unix.EBUSY, "cgroup v1 keeps a nested group's memory nodes among its parent's", "change those of the groups below first"},
+	{"io.max", unix.ENODEV, noDisk, "lsblk lists devices by MAJ:MIN"},
+	{"blkio.throttle.read_bps_device", unix.ENODEV, noDisk, "lsblk lists devices by MAJ:MIN"},
+	{"blkio.throttle.write_bps_device", unix.ENODEV, noDisk, "lsblk lists devices by MAJ:MIN"},
+	{"blkio.throttle.read_iops_device", unix.ENODEV, noDisk, "lsblk lists devices by MAJ:MIN"},
+	{"blkio.throttle.write_iops_device", unix.ENODEV, noDisk, "lsblk lists devices by MAJ:MIN"},
 	{"cgroup.procs", unix.ESRCH, "there is no such process", ""},
 	{"cgroup.procs", unix.EBUSY, "cgroup v2 allows no processes in a group whose controllers are enabled for groups below it", ""},
 	{"cgroup.procs", unix.EINVAL, "the kernel does not let this process move", "kernel threads and real-time processes stay where they are"},

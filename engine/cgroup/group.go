@@ -30,17 +30,10 @@ func (g *Group) Path() string { return g.path }
 // is written. When one is refused, those before it are restored. Errors: EOPNOTSUPP for a limit that the host has no
 // controller for, and the kernel's.
 func (g *Group) Apply(r *specs.LinuxResources) error {
-	if r == nil {
-		r = &specs.LinuxResources{}
-	}
-	config := &engine.Config{Spec: specs.Spec{Linux: &specs.Linux{Resources: r}}}
 	limits := g.tree.host.limits
-	want := make([]string, len(limits))
-	for i, p := range limits {
-		var err error
-		if want[i], err = p.want(config); err != nil {
-			return err
-		}
+	want, err := g.tree.host.wants(r)
+	if err != nil {
+		return err
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -62,6 +55,43 @@ func (g *Group) Apply(r *specs.LinuxResources) error {
 		g.have[i] = want[i]
 	}
 	return nil
+}
+
+// wants lists what each limit is to be. Errors: EOPNOTSUPP.
+func (h *Host) wants(r *specs.LinuxResources) ([]string, error) {
+	if r == nil {
+		r = &specs.LinuxResources{}
+	}
+	config := &engine.Config{Spec: specs.Spec{Linux: &specs.Linux{Resources: r}}}
+	want := make([]string, len(h.limits))
+	for i, p := range h.limits {
+		var err error
+		if want[i], err = p.want(config); err != nil {
+			return nil, err
+		}
+	}
+	return want, nil
+}
+
+// Check says whether this host can express the limits of r, before there is a group. Errors: EOPNOTSUPP.
+func (h *Host) Check(r *specs.LinuxResources) error {
+	_, err := h.wants(r)
+	return err
+}
+
+// Words names the limits that r sets, by file and value, in the order in which they are applied.
+func Words(r *specs.LinuxResources) (words []string) {
+	config := &engine.Config{Spec: specs.Spec{Linux: &specs.Linux{Resources: r}}}
+	for i := range table {
+		row := &table[i]
+		if row.limit == nil || row.limit(config) == row.initial {
+			continue
+		}
+		for line := range strings.SplitSeq(row.limit(config), "\n") {
+			words = append(words, row.file+" "+line)
+		}
+	}
+	return words
 }
 
 // inOrder lists which limits are to be changed, in the order that the kernel takes.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"maps"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -283,6 +284,41 @@ func (g *Group) without(p *place) (string, error) {
 		return texts[0], nil
 	}
 	return p.get(texts)
+}
+
+// number in the values of a file; a key may have digits in it, too.
+var numbers = regexp.MustCompile(`([ =]|^)\d+(\.\d+)?`)
+
+// Empty returns what a file reads as in a group in which nothing has run: all that the tree's own file says, with 0 for each
+// number. That needs no group, and has the keys that this kernel has. Errors: those of [Group.Read].
+func (t *Tree) Empty(file string) (string, error) {
+	p, err := t.host.lookup("read", file)
+	if err != nil {
+		return "", err
+	}
+	if p.empty {
+		return "", nil
+	}
+	if p.steady || p.blind {
+		return (&Group{tree: t, path: "."}).Read(file)
+	}
+	if p.tell != nil && !p.v2 {
+		return "nr_descendants 0\n", nil
+	}
+	shallow := *p.row
+	shallow.deep = false // every group that there is would be read
+	text, err := (&Group{tree: t, path: "."}).text(&place{row: &shallow, v2: p.v2, in: p.in, key: p.key})
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		b.WriteString(numbers.ReplaceAllStringFunc(line, func(n string) string {
+			zero := "0"
+			if strings.Contains(n, ".") {
+				zero = "0.00"
+			}
+			return strings.TrimRight(n, "0123456789.") + zero
+		}))
+	}
+	return b.String(), err
 }
 
 // receives returns the directory, in the root of hierarchy y, that a process which comes into the group goes to; from is

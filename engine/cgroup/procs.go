@@ -109,6 +109,22 @@ func (g *Group) writeProcs(value string) error {
 	return nil
 }
 
+// Where returns the path of the group that a process is in; ok is false when that is none of the tree's. Errors: ESRCH.
+func (t *Tree) Where(pid int) (p string, ok bool, err error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if errors.Is(err, os.ErrNotExist) {
+		err = unix.ESRCH
+	}
+	if err != nil {
+		return "", false, (&Group{tree: t, path: "."}).refuse("write", "cgroup.procs", fmt.Sprint(pid), err)
+	}
+	p, ok = t.host.used[0].member(string(text))
+	if ok {
+		p, ok = strings.CutPrefix(p, "./"+t.name+"/")
+	}
+	return strings.TrimSuffix(p, "/"+leafName), ok, nil
+}
+
 // moveBack returns a process to the groups that the text of its /proc/PID/cgroup tells, in the given hierarchies. One that
 // has exited meanwhile is fine.
 func (t *Tree) moveBack(moved []*hierarchy, from, pid string) error {

@@ -1,5 +1,7 @@
 package cgroup
 
+//go:generate go test . -run TestResourcesDoc -update
+
 import (
 	"fmt"
 	"slices"
@@ -41,6 +43,9 @@ type row struct {
 	leads func(old, value string) bool
 	// inherit: v1 has no empty value for "as the group above", which is therefore copied from there.
 	inherit bool
+
+	// empty and steady: a state that in a group in which nothing runs is no text, or no counter.
+	empty, steady bool
 
 	tell  func(g *Group) (string, error)     // state that the package makes, on every host
 	act   func(g *Group, value string) error // an action: what writing the file does
@@ -124,20 +129,20 @@ var limitRows = []row{
 }
 
 var stateRows = []row{
-	{file: "cgroup.controllers", tell: (*Group).controllers, v1: []string{"cgroup.procs"},
+	{file: "cgroup.controllers", steady: true, tell: (*Group).controllers, v1: []string{"cgroup.procs"},
 		formula: "the controllers behind these files, under their names in v2"},
 	{file: "cgroup.events", v1: []string{"freezer.state", "cgroup.procs"}, deep: true, get: eventsFromV1,
 		formula: "populated: there are processes in it or below; frozen: FROZEN"},
 	{file: "cgroup.stat", tell: (*Group).stat, v1: []string{"cgroup.procs"},
 		formula: "nr_descendants: containers below; the rest is v2's own"},
-	{file: "cgroup.threads", own: true, v1: []string{"tasks"}},
+	{file: "cgroup.threads", empty: true, own: true, v1: []string{"tasks"}},
 	{file: "cpu.pressure", lacks: "only cgroup v2 measures pressure"},
 	{file: "cpu.stat", controller: "cpu", get: cpuStatFromV1,
 		v1:      []string{"cpuacct.usage", "cpuacct.usage_user", "cpuacct.usage_sys", "cpu.stat"},
 		formula: "nanoseconds / 1000; usage is divided as user and sys are"},
-	{file: "cpuset.cpus.effective", controller: "cpuset", late: true, v1: []string{"cpuset.effective_cpus"}},
+	{file: "cpuset.cpus.effective", steady: true, controller: "cpuset", late: true, v1: []string{"cpuset.effective_cpus"}},
 	{file: "io.pressure", lacks: "only cgroup v2 measures pressure"},
-	{file: "io.stat", controller: "io", get: ioStatFromV1,
+	{file: "io.stat", empty: true, controller: "io", get: ioStatFromV1,
 		v1:      []string{"blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_serviced_recursive"},
 		formula: "Read, Write and Discard, of bytes and of operations"},
 	{file: "memory.current", controller: "memory", v1: []string{"memory.usage_in_bytes"}},
@@ -160,7 +165,7 @@ var actionRows = []row{
 		formula: "1 is FROZEN, 0 is THAWED"},
 	{file: "cgroup.kill", v1: []string{"cgroup.procs"}, act: (*Group).writeKill, blind: true,
 		formula: "freeze, SIGKILL to each, thaw, until nobody can have escaped"},
-	{file: "cgroup.procs", own: true, v1: []string{"cgroup.procs"}, act: (*Group).writeProcs},
+	{file: "cgroup.procs", empty: true, own: true, v1: []string{"cgroup.procs"}, act: (*Group).writeProcs},
 }
 
 const errUnsupported = syscall.EOPNOTSUPP

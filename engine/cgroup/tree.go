@@ -111,13 +111,19 @@ func (t *Tree) Remove() error {
 	if len(t.enabled) == 0 {
 		return nil
 	}
-	// Another tree, or a service manager that came later, found the controllers enabled and has not asked for them again. A
-	// tree opened after a crash does not know what its predecessor enabled, and leaves them: nothing is limited by that.
+	// A service manager that came later found the controllers enabled and has not asked for them again. A tree opened after a
+	// crash does not know what its predecessor enabled, and leaves them: nothing is limited by that.
+	kind, _, _ := strings.Cut(t.name, "-")
 	others, err := t.roots[0].subdirs(".")
-	if err != nil || len(others) > 0 {
+	if err != nil || slices.ContainsFunc(others, func(name string) bool { return !strings.HasPrefix(name, kind+"-") }) {
 		return err
 	}
-	return t.roots[0].write("cgroup.subtree_control", "-"+strings.Join(t.enabled, " -"))
+	// Another tree of ours has in its own directory enabled what it uses, and the kernel knows.
+	err = t.roots[0].write("cgroup.subtree_control", "-"+strings.Join(t.enabled, " -"))
+	if errors.Is(err, unix.EBUSY) {
+		return nil
+	}
+	return err
 }
 
 // Groups lists the paths of all groups that exist in any hierarchy, sorted, so that parents come before their children.

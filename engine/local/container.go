@@ -233,6 +233,9 @@ func (c *container) Update(by engine.Caller, file string, live bool, change func
 			return err
 		}
 	}
+	if err := c.e.expressible(v.Config, next); err != nil {
+		return err
+	}
 	if err := c.commit(v.Config, next); err != nil {
 		return err
 	}

@@ -191,21 +191,18 @@ func (c *container) ReadControl(file string) (string, error) {
 	if group != nil {
 		return group.Read(file)
 	}
-	if text, ok := emptyGroup[file]; ok {
-		return text, nil
+	c.e.mu.RLock()
+	parent := c.parent
+	c.e.mu.RUnlock()
+	if parent != nil && file == "cpuset.cpus.effective" { // which it will inherit
+		return parent.ReadControl(file)
 	}
-	return "", &engine.Error{Op: "read", File: file, Errno: syscall.EOPNOTSUPP}
-}
-
-// emptyGroup is what the files of a group read as in which nothing has run.
-var emptyGroup = map[string]string{
-	"memory.current": "0\n", "memory.peak": "0\n", "pids.current": "0\n", "cgroup.procs": "", "cgroup.freeze": "0\n",
-	"cpu.stat": "usage_usec 0\nuser_usec 0\nsystem_usec 0\nnr_periods 0\nnr_throttled 0\nthrottled_usec 0\n",
+	return c.e.groups.Empty(file)
 }
 
 // WriteControl implements [engine.Container].
 func (c *container) WriteControl(by engine.Caller, file, value string) error {
-	if err := rootOnly(by, "write", file); err != nil {
+	if err := c.mayControl(by, file, value); err != nil {
 		return err
 	}
 	end, err := c.begin("write")

@@ -120,7 +120,13 @@ func (s *starting) run() error {
 	for _, m := range s.root.Mounts {
 		files.Roots = append(files.Roots, m.File)
 	}
-	return s.launch(files)
+	if err = s.launch(files); err != nil {
+		return err
+	}
+	if err := s.join.Settle(); err != nil {
+		e.log.Error("a limit that was set during a start does not hold for what was started", "container", c.id, "err", err)
+	}
+	return nil
 }
 
 // launch runs the plan.
@@ -166,7 +172,7 @@ func (c *container) note() {
 
 // planned makes the plan.
 func (c *container) planned(v *engine.View, mounts []overlay.Mount, around *surroundings, plain []bool) ([]plan.Step, error) {
-	h := plan.Host{Name: v.Name, Cgroup: c.groupPath(), Limits: limitWords(v.Config), Mountpoint: c.e.facts.mountpoint,
+	h := plan.Host{Name: v.Name, Cgroup: c.groupPath(), Limits: cgroup.Words(v.Config.Spec.Linux.Resources), Mountpoint: c.e.facts.mountpoint,
 		LastCap: c.e.facts.lastCap, NoFile: c.e.facts.noFile, Joined: around.joined, IDs: around.text, BindFiles: plain}
 	for _, m := range mounts {
 		h.Roots = append(h.Roots, plan.Prepared{Target: m.Target, Text: m.Text})
@@ -177,24 +183,6 @@ func (c *container) planned(v *engine.View, mounts []overlay.Mount, around *surr
 	}
 	c.e.facts.rights.fill(&h, around.joined[specs.UserNamespace] != plan.OfHost)
 	return plan.Build(v.Config, h)
-}
-
-// limitWords names the limits that are set, for the plan.
-func limitWords(c *engine.Config) []string {
-	var words []string
-	if n := c.MemoryMax(); n != engine.Max {
-		words = append(words, fmt.Sprintf("memory.max %d", n))
-	}
-	if n := c.PidsMax(); n != engine.Max {
-		words = append(words, fmt.Sprintf("pids.max %d", n))
-	}
-	if quota, period := c.CPUMax(); quota != engine.Max {
-		words = append(words, fmt.Sprintf("cpu.max %d %d", quota, period))
-	}
-	if c.Spec.Linux.Resources.CPU != nil && c.Spec.Linux.Resources.CPU.Shares != nil {
-		words = append(words, fmt.Sprintf("cpu.weight %d", c.CPUWeight()))
-	}
-	return words
 }
 
 // Plan implements [engine.Container]: as it would be now, or as it was while it runs.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/textparse"
 
@@ -54,7 +55,7 @@ func parseMetrics(text string) (*parsed, error) {
 			_, _, value := p.Series()
 			var l labels.Labels
 			p.Labels(&l)
-			if name := l.Get(labels.MetricName); name != family+suffixes[out.kinds[family]] {
+			if name := l.Get(model.MetricNameLabel); name != family+suffixes[out.kinds[family]] {
 				return nil, fmt.Errorf("%s in the family %s", name, family)
 			}
 			if _, twice := out.series[l.String()]; twice {
@@ -130,7 +131,7 @@ func FuzzMetrics(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%v in\n%s", err, &b)
 		}
-		want := labels.FromStrings(labels.MetricName, "ctrfs_container_memory_bytes", "container", strings.ToValidUTF8(path, "\ufffd"))
+		want := labels.FromStrings(model.MetricNameLabel, "ctrfs_container_memory_bytes", "container", strings.ToValidUTF8(path, "\ufffd"))
 		if have, ok := p.series[want.String()]; !ok || have != float64(n) {
 			t.Errorf("%s is %v (%v), want %v; all: %v", want, have, ok, float64(n), p.series)
 		}

@@ -7,10 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrfs/ctrfs/engine"
@@ -21,10 +19,6 @@ import (
 
 // Processes implements [engine.Container]. It reads the host's procfs only: nothing of the container's is opened.
 func (c *container) Processes() ([]engine.Process, error) {
-	procs, err := procfs.NewDefaultFS()
-	if err != nil {
-		return nil, err
-	}
 	var out []engine.Process
 	for _, m := range c.family() {
 		m.mu.Lock()
@@ -39,7 +33,7 @@ func (c *container) Processes() ([]engine.Process, error) {
 		}
 		ids := mapOf(pid)
 		for _, pid := range pids {
-			if p, err := process(procs, pid); err == nil { // else it has just exited
+			if p, err := process(pid); err == nil { // else it has just exited
 				p.Container, p.User = path, inner(ids, p.User)
 				out = append(out, p)
 			}
@@ -88,57 +82,6 @@ func (c *container) family() []*container {
 		}
 	}
 	return all
-}
-
-// commandMax bounds the command line that a listing shows.
-const commandMax = 200
-
-// execTail is how long after a launch has ended a program may still have no arguments.
-const execTail = 2 * time.Millisecond
-
-// process reads one process.
-func process(procs procfs.FS, pid int) (engine.Process, error) {
-	proc, err := procs.Proc(pid)
-	if err != nil {
-		return engine.Process{}, err
-	}
-	stat, err := proc.Stat()
-	if err != nil {
-		return engine.Process{}, err
-	}
-	status, err := proc.NewStatus()
-	if err != nil {
-		return engine.Process{}, err
-	}
-	p := engine.Process{PID: pid, User: fmt.Sprint(status.UIDs[1]), State: stat.State, RSS: uint64(stat.ResidentMemory()),
-		CPU: time.Duration(stat.CPUTime() * float64(time.Second))}
-	if n := len(status.NSpids); n > 0 {
-		p.Inner = int(status.NSpids[n-1])
-	}
-	args, err := proc.CmdLine()
-	if err == nil && len(args) == 0 && stat.State != "Z" { // execve(2) has happened, and is just copying its arguments
-		time.Sleep(execTail)
-		args, err = proc.CmdLine()
-	}
-	if err != nil || len(args) == 0 {
-		args = []string{"[" + stat.Comm + "]"}
-	}
-	p.Command = printable(strings.Join(args, " "))
-	return p, nil
-}
-
-// printable keeps a program from writing its own lines into a listing.
-func printable(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return '?'
-		}
-		return r
-	}, s)
-	if len(s) > commandMax {
-		s = strings.ToValidUTF8(s[:commandMax], "") + "…"
-	}
-	return s
 }
 
 // Probe finds out what this host offers, without an engine; dir is a directory for trying things in.

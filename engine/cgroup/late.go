@@ -183,11 +183,13 @@ func (t *Tree) strangers(y *hierarchy, group string) ([]int, error) {
 // leaf: that is why a host that has no other use for v2's controllers does it only when asked.
 func (t *Tree) enterV2(controller, group string) error {
 	wanted := []string{controller}
-	added, err := enable(t.roots[0], ".", wanted)
-	if err != nil {
+	if _, err := enable(t.roots[0], ".", wanted); err != nil {
 		return err
 	}
-	t.enabled = append(t.enabled, added...)
+	// Whoever of several trees enabled it, the last one that used it disables it: only they are there then.
+	if !slices.Contains(t.enabled, controller) {
+		t.enabled = append(t.enabled, controller)
+	}
 	if _, err := enable(t.tops[0], ".", wanted); err != nil {
 		return err
 	}

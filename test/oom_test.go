@@ -8,7 +8,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -124,18 +126,28 @@ func TestOOMEvent(t *testing.T) {
 	}
 }
 
-// TestOOMAtOnce: what runs out of memory right after its start, before anybody watches, is told all the same.
-func TestOOMAtOnce(t *testing.T) {
+// TestOOMUnseen: what happens while no server looks is in the counter, which is read once the next one watches.
+func TestOOMUnseen(t *testing.T) {
 	m := MountFor(t)
-	events := m.events()
-	for i := range 10 {
-		name := fmt.Sprintf("c%d", i)
-		m.Start(name, `sh -c '`+greedy+`; sleep 1000'`, "memory.max", "2M")
-		if e := m.next(events, "oom"); e.Container != name {
-			t.Errorf("%+v", e)
-		}
+	m.Start("c", `sh -c 'trap go=1 USR1; until [ "$go" ]; do sleep 0.1; done; `+greedy+`; sleep 1000'`, "memory.max", "16M")
+	control := m.memoryGroup(m.Read("c/id")) + "/memory.oom_control"
+	pid, err := strconv.Atoi(m.Read("c/pid"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	m.Sh("for c in c*; do echo KILL > $c/kill; done; cat c*/wait > /dev/null")
+	_, server, err := m.Processes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	syscall.Kill(server, syscall.SIGSTOP) // it gets no further, and the mount waits
+	syscall.Kill(pid, syscall.SIGUSR1)
+	Eventually(t, "the kernel kills", 10*time.Second, func() bool {
+		text, err := os.ReadFile(control)
+		return err == nil && strings.Contains(string(text), "oom_kill 1\n")
+	})
+	m.killServer()
+	Eventually(t, "the next server knows", 3*time.Second, func() bool { return strings.Contains(m.Read("c/status"), "oom 1") })
+	m.Sh("echo KILL > c/kill; cat c/wait")
 }
 
 // TestOOMFreeze: a container that waits for memory can be looked at, goes on with more, and dies when it is told to. Around it

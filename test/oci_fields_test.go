@@ -106,6 +106,7 @@ var ociElsewhereTested = map[string]string{
 	"ociVersion":                                              "kept, and acts upon nothing",
 	"annotations":                                             "likewise; oci.txt",
 	"linux.resources.memory.useHierarchy":                     "likewise",
+	"linux.resources.memory.disableOOMKiller":                 "oom.txt",
 	"process.apparmorProfile":                                 "needs a kernel that runs with AppArmor",
 	"process.selinuxLabel":                                    "needs a kernel that runs with SELinux",
 	"linux.resources.memory.limit":                            "limits.txt",

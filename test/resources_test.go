@@ -198,7 +198,7 @@ func TestIOMax(t *testing.T) {
 	}
 	// The machine's own dd, which can go around the page cache, as a root that may open the node.
 	m.Write("c/namespaces", "user host")
-	m.Write("c/devices", "b "+dev+" rw /dev/disk")
+	m.Write("c/devices", "c 1:3 rw /dev/null\nc 1:5 r /dev/zero\nb "+dev+" rw /dev/disk")
 	m.Write("c/cmd", "dd if=/dev/zero of=/dev/disk oflag=direct bs=64k count=48")
 	m.Write("c/io.max", dev+" wbps=1048576")
 	near(t, "bytes a second written", m.ddRate("c"), 1<<20, 0.15)

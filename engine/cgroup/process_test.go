@@ -222,7 +222,8 @@ func TestFreeze(t *testing.T) {
 			time.Sleep(20 * time.Millisecond)
 			before := ran(t, pid)
 			time.Sleep(50 * time.Millisecond)
-			if after := ran(t, pid); after != before {
+			// One that was missed would have run for most of that time.
+			if after := ran(t, pid); after-before > uint64(time.Millisecond) {
 				t.Errorf("%s ran on for %d ns", g.path, after-before)
 			}
 			if got := read(t, a, "cgroup.freeze") + read(t, a, "cgroup.events"); got != "1\npopulated 1\nfrozen 1\n" {

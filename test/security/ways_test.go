@@ -62,10 +62,14 @@ func TestEveryWayToStart(t *testing.T) {
 			g.Sh("mkdir y; for f in rootfs rootfs.mode cmd env cwd user hostname rlimits oom_score_adj mounts masked readonly namespaces uid_map gid_map caps seccomp no_new_privs sysctl devices stop.timeout\ndo cat x/$f > y/$f || echo $f; done")
 			return "y"
 		},
-		"mv":     func() string { g.Sh("mkdir a; cat x/config.json > a/config.json; mv a y"); return "y" },
-		"nested": func() string { g.Sh("mkdir -p p/y; cp x/config.json p/y/config.json"); return "p/y" },
+		"mv": func() string { g.Sh("mkdir a; cat x/config.json > a/config.json; mv a y"); return "y" },
+		// What is nested can have no device that the container around it may not have.
+		"nested": func() string {
+			g.Sh("mkdir p; echo a > p/devices; mkdir p/y; cp x/config.json p/y/config.json")
+			return "p/y"
+		},
 		"moved into": func() string {
-			g.Sh("mkdir p y; cat x/config.json > y/config.json; mv y p/y")
+			g.Sh("mkdir p y; echo a > p/devices; cat x/config.json > y/config.json; mv y p/y")
 			return "p/y"
 		},
 		"after a start": func() string {

@@ -12,7 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func text(s string) uintptr { return uintptr(unsafe.Pointer(unsafe.StringData(s + "\x00"))) }
+func text(s string) uintptr {
+	s += "\x00"
+	texts = append(texts, s)
+	return uintptr(unsafe.Pointer(unsafe.StringData(s)))
+}
+
+var texts []string // for the collector, to which an address is only a number
 
 // socketcall is socket(2) as it was before Linux 4.3: its arguments lie in memory, where no filter sees them.
 func socketcall(family uint32) error {

@@ -63,7 +63,14 @@ func call(nr uintptr, args ...uintptr) error {
 var returnsFile = map[uintptr]bool{unix.SYS_SOCKET: true, unix.SYS_FSOPEN: true, unix.SYS_OPEN_TREE: true, unix.SYS_PIDFD_OPEN: true,
 	unix.SYS_USERFAULTFD: true, unix.SYS_IO_URING_SETUP: true, unix.SYS_BPF: true, unix.SYS_FANOTIFY_INIT: true, unix.SYS_PERF_EVENT_OPEN: true}
 
-func text(s string) uintptr { return uintptr(unsafe.Pointer(unsafe.StringData(s + "\x00"))) }
+// text is the address of a string for the kernel.
+func text(s string) uintptr {
+	s += "\x00"
+	texts = append(texts, s)
+	return uintptr(unsafe.Pointer(unsafe.StringData(s)))
+}
+
+var texts []string // for the collector, to which an address is only a number
 
 // namespaces compares with the host's.
 func namespaces(host []string) (lines []string) {

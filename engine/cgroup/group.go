@@ -186,11 +186,24 @@ func (g *Group) change(p *place, old, value string) error {
 		for ; len(changes) > 0 && changes[0].file == file; changes = changes[1:] {
 			texts = append(texts, changes[0].text)
 		}
-		if err := g.top(p.in[file]).write(g.file(p, file), texts...); err != nil {
+		err := g.top(p.in[file]).write(g.file(p, file), texts...)
+		if p.v2 && p.inherit && value == "" && engine.Errno(err) == syscall.ENOSPC {
+			err = g.copyAbove(p)
+		}
+		if err != nil {
 			return g.refuse("write", p.file, value, err)
 		}
 	}
 	return nil
+}
+
+// copyAbove gives a group what the one above it has: an older kernel (6.1) lets nobody empty a cpuset in which processes are.
+func (g *Group) copyAbove(p *place) error {
+	text, err := g.top(p.in[0]).read(path.Join(path.Dir(g.path), p.row.file+".effective"))
+	if err != nil {
+		return err
+	}
+	return g.top(p.in[0]).write(g.file(p, 0), text)
 }
 
 // top returns the tree's directory in a hierarchy.

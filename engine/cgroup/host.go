@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"cmp"
+	"fmt"
 	"errors"
 	"io"
 	"os"
@@ -137,7 +138,9 @@ func newHost(found []*hierarchy) *Host {
 	for i := range table {
 		p := &place{row: &table[i]}
 		h.places = append(h.places, p)
-		p.settle(found)
+		if p.settle(found); p.pages != "" && p.lack == "" && !hasPages(p.pages) {
+			p.lack = "this machine has no huge pages of " + p.pages
+		}
 		for _, y := range p.in {
 			if y != nil && !slices.Contains(h.used, y) {
 				y.late = true
@@ -249,6 +252,18 @@ func (p *place) settle(found []*hierarchy) {
 	if p.in = in; len(in) == 0 {
 		p.lack = cmp.Or(why, p.lacks, "only cgroup v2 has it")
 	}
+}
+
+// hasPages reports whether the kernel has huge pages of a size, which its files write as it does those of cgroups
+// (mm/hugetlb_cgroup.c, mem_fmt).
+func hasPages(size string) bool {
+	var n int
+	var unit string
+	if _, err := fmt.Sscanf(size, "%d%s", &n, &unit); err != nil {
+		return false
+	}
+	_, err := os.Stat(fmt.Sprintf("/sys/kernel/mm/hugepages/hugepages-%dkB", n<<map[string]int{"KB": 0, "MB": 10, "GB": 20}[unit]))
+	return err == nil
 }
 
 // find returns the v1 hierarchy of a file, or why there is none.

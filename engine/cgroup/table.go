@@ -45,6 +45,7 @@ type row struct {
 	folded bool
 	// leads: v1 wants this limit to be changed before the one in the row above.
 	leads func(old, value string) bool
+	pages string // the size of huge pages that the file is about: processors differ in which they have
 	// inherit: v1 has no empty value for "as the group above", which is therefore copied from there.
 	inherit bool
 	// passed: a new group of v1 has what the group above has.
@@ -77,7 +78,7 @@ var table = slices.Concat(limitRows, hugepages(), networkRows, stateRows, action
 // hugepages makes a row for each size of huge pages.
 func hugepages() (rows []row) {
 	for _, size := range engine.HugepageSizes {
-		rows = append(rows, row{file: "hugetlb." + size + ".max", controller: "hugetlb", late: true, initial: "max",
+		rows = append(rows, row{file: "hugetlb." + size + ".max", pages: size, controller: "hugetlb", late: true, initial: "max",
 			v1: []string{"hugetlb." + size + ".limit_in_bytes"}, get: hugepageFromV1, set: memoryMaxToV1,
 			limit:   func(c *engine.Config) string { return limitText(c.HugepageMax(size)) },
 			formula: "bytes; max is the largest number"})

@@ -2,8 +2,8 @@ package cgroup
 
 import (
 	"cmp"
-	"fmt"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"slices"

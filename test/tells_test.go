@@ -98,19 +98,22 @@ func TestEventsStalled(t *testing.T) {
 			}
 		}
 	}
-	text := make([]byte, 1<<20)
+	text, rest := make([]byte, 1<<20), []byte(nil)
 	seen, last := 0, uint64(0)
 	for deadline := time.Now().Add(20 * time.Second); last < 4*jobs && time.Now().Before(deadline); {
 		n, err := stalled.Read(text)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for line := range bytes.Lines(text[:n]) {
-			_, rest, ok := bytes.Cut(line, []byte(`"seq":`))
+		whole := append(rest, text[:n]...)
+		end := bytes.LastIndexByte(whole, '\n') + 1 // a read may end within a line
+		rest = bytes.Clone(whole[end:])
+		for line := range bytes.Lines(whole[:end]) {
+			_, after, ok := bytes.Cut(line, []byte(`"seq":`))
 			if !ok {
 				continue // the rest of the first line
 			}
-			number, _, _ := bytes.Cut(rest, []byte(","))
+			number, _, _ := bytes.Cut(after, []byte(","))
 			number, _, _ = bytes.Cut(number, []byte("}"))
 			seq, err := strconv.ParseUint(string(number), 10, 64)
 			if err != nil {

@@ -58,6 +58,9 @@ func runServer(r keeper.Request) error {
 		return errors.Join(err, client.Failed(err))
 	}
 	defer live.Close()
+	// From here on, since whoever sees the mount may ask for its end at once.
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	e, tree, err := open(r, log, client, account)
 	if err != nil {
 		return errors.Join(err, client.Failed(err))
@@ -67,7 +70,7 @@ func runServer(r keeper.Request) error {
 	}
 	log.Info("mounted", "dir", r.Dir)
 	e.Warm()
-	return serve(e, tree, client, r.Dir, log)
+	return serve(e, tree, client, signals, r.Dir, log)
 }
 
 // open brings up the engine, then the tree in front of it.
@@ -110,13 +113,11 @@ func detachDead(dir, source string, log *slog.Logger) {
 
 // serve waits for the end, which has three causes: somebody unmounted the tree, somebody asked the server to end, or the
 // keeper died, without whom nothing can be started.
-func serve(e *local.Engine, tree *fs.Server, client *keeper.Client, dir string, log *slog.Logger) error {
+func serve(e *local.Engine, tree *fs.Server, client *keeper.Client, signals <-chan os.Signal, dir string, log *slog.Logger) error {
 	ended, err := unmounted(tree, dir, log)
 	if err != nil {
 		return err
 	}
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	var failure error
 	select {
 	case <-ended:

@@ -78,13 +78,17 @@ func (h *Host) Check(r *specs.LinuxResources) error {
 
 // Words names the limits that r sets, by file and value, in the order in which they are applied.
 func Words(r *specs.LinuxResources) (words []string) {
-	config := &engine.Config{Spec: specs.Spec{Linux: &specs.Linux{Resources: r}}}
+	config := configOf(r)
 	for i := range table {
 		row := &table[i]
-		if row.limit == nil || row.limit(config) == row.initial || row.spare != "" && row.limit(config) == row.spare {
+		if row.limit == nil {
 			continue
 		}
-		for line := range strings.SplitSeq(row.limit(config), "\n") {
+		text := row.limit(config)
+		if text == row.initial || row.spare != "" && text == row.spare {
+			continue
+		}
+		for line := range strings.SplitSeq(text, "\n") {
 			words = append(words, row.file+" "+line)
 		}
 	}

@@ -24,19 +24,7 @@ func attempt(t *testing.T, steps []plan.Step, files launch.Files) (launch.Child,
 	if err != nil {
 		t.Fatal(err)
 	}
-	image, err := program.Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer image.Close()
-	var fds []int
-	for _, f := range program.Files() {
-		fds = append(fds, int(f.Fd()))
-	}
-	img, err := launch.Map(int(image.Fd()), fds)
-	if err != nil {
-		t.Fatal(err)
-	}
+	img := mapped(t, program)
 	defer img.Close()
 	child, err := img.Launch(10 * time.Second)
 	if child.PID != 0 {

@@ -270,8 +270,8 @@ func TestHangingChildIsKilled(t *testing.T) {
 	}
 }
 
-// run launches an assembled program and waits for its end.
-func run(t testing.TB, program *launch.Program, limit time.Duration) (*launch.Failure, syscall.WaitStatus) {
+// mapped maps an assembled program, as the keeper does.
+func mapped(t testing.TB, program *launch.Program) *launch.Image {
 	t.Helper()
 	image, err := program.Encode()
 	if err != nil {
@@ -286,6 +286,13 @@ func run(t testing.TB, program *launch.Program, limit time.Duration) (*launch.Fa
 	if err != nil {
 		t.Fatal(err)
 	}
+	return img
+}
+
+// run launches an assembled program and waits for its end.
+func run(t testing.TB, program *launch.Program, limit time.Duration) (*launch.Failure, syscall.WaitStatus) {
+	t.Helper()
+	img := mapped(t, program)
 	defer img.Close()
 	child, failed := img.Launch(limit)
 	if child.PID == 0 {

@@ -26,7 +26,7 @@ type memEngine struct {
 	next  int
 	bus   engine.Bus
 	open  atomic.Int64 // streams of events that are open
-	quiet bool         // they have ended before they begin
+	quiet atomic.Bool  // they have ended before they begin
 }
 
 func (e *memEngine) Events(of engine.Container) engine.Events {
@@ -35,7 +35,7 @@ func (e *memEngine) Events(of engine.Container) engine.Events {
 		in = of.View().ID
 	}
 	s := e.bus.Subscribe(in)
-	if e.quiet {
+	if e.quiet.Load() {
 		s.Close()
 	}
 	e.open.Add(1)

@@ -39,7 +39,7 @@ func TestReadSizes(t *testing.T) {
 func TestReadTools(t *testing.T) {
 	m := configured(t)
 	m.get("pod").exit(0) // a wait that blocks is what it is for; see TestReadWait
-	m.quiet = true       // and so do events; see TestEventsWalk
+	m.quiet.Store(true)  // and so do events; see TestEventsWalk
 	out := t.TempDir()
 	want := m.tree("cat")
 	for _, c := range []struct{ program, script, copied string }{

@@ -25,6 +25,9 @@ type Extension struct {
 	Seccomp string                              `json:"seccomp,omitempty"` // SeccompUnconfined, or "" for what linux.seccomp says
 	Join    map[specs.LinuxNamespaceType]string `json:"join,omitempty"`    // other containers whose namespaces are used
 
+	Restart   string `json:"restart,omitempty"`   // see [Config.SetRestart]; "" for no
+	Autostart bool   `json:"autostart,omitempty"` // a mount starts it
+
 	OOM OOM `json:"memory.oom,omitempty"` // OOMStop, or "" for what disableOOMKiller says
 
 	CPUPressure    string `json:"cpu.pressure,omitempty"` // triggers, see [Config.SetPressure]

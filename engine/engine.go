@@ -80,7 +80,8 @@ type View struct {
 	Exit     Exit      // the last exit
 	OOM      bool      // memory has run out since Started, in the run that goes on
 	Failure  string    // the content of the error file, without the newline
-	Restarts int
+	Restarts int       // by the restart policy, since the user started it
+	Due      time.Time // when the next one is; zero when there will be none
 	Changed  time.Time // when configuration or state last changed
 }
 
@@ -106,11 +107,12 @@ type Container interface {
 
 	// Start launches the program and returns once it has been executed. On failure everything is undone.
 	Start(by Caller) error
-	// Stop sends the stop signal and returns; KILL follows after the stop timeout.
-	Stop(by Caller) error
+	// Stop sends the stop signal and returns; KILL follows after the stop timeout. It also calls off a restart that is due. back
+	// says that this is for the time without a mount: the restart policy starts the container again at the next one.
+	Stop(by Caller, back bool) error
 	// Kill sends a signal to PID 1.
 	Kill(by Caller, sig syscall.Signal) error
-	// Wait blocks until the container is not active, and returns how it exited. It ends early with ctx's error.
+	// Wait blocks until the container is not active and no restart is due, and returns how it exited. It ends early with ctx's error.
 	Wait(ctx context.Context) (Exit, error)
 
 	// ReadControl reads a resource file by its cgroup v2 name ("memory.current"). Errors: EOPNOTSUPP where the host has

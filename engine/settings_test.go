@@ -28,6 +28,7 @@ func TestSettings(t *testing.T) {
 	tty := func(c *Config, v string) (string, error) { err := c.SetTTY(v); return c.TTY(), err }
 	signal := func(c *Config, v string) (string, error) { err := c.SetStopSignal(v); return c.StopSignal(), err }
 	oom := func(c *Config, v string) (string, error) { err := c.SetOOM(v); return string(c.OOM()), err }
+	restart := func(c *Config, v string) (string, error) { err := c.SetRestart(v); return c.Restart().String(), err }
 	pressure := func(c *Config, v string) (string, error) {
 		err := c.SetPressure("memory.pressure", v)
 		return c.Pressure("memory.pressure"), err
@@ -49,6 +50,17 @@ func TestSettings(t *testing.T) {
 		{"env", env, "A=", "A=", 0},
 		{"env", env, "A=1\nnovalue", "", syscall.EINVAL},
 		{"env", env, "=1", "", syscall.EINVAL},
+		{"restart", restart, "no", "no", 0},
+		{"restart", restart, "on-failure", "on-failure", 0},
+		{"restart", restart, "on-failure:07", "on-failure:7", 0},
+		{"restart", restart, "always", "always", 0},
+		{"restart", restart, "unless-stopped", "unless-stopped", 0},
+		{"restart", restart, "", "no", syscall.EINVAL},
+		{"restart", restart, "on-failure:0", "no", syscall.EINVAL},
+		{"restart", restart, "on-failure:-1", "no", syscall.EINVAL},
+		{"restart", restart, "on-failure:4294967296", "no", syscall.EINVAL},
+		{"restart", restart, "always:1", "no", syscall.EINVAL},
+		{"restart", restart, "Always", "no", syscall.EINVAL},
 		{"cwd", cwd, "/a/../b//c/", "/b/c", 0},
 		{"cwd", cwd, "relative", "", syscall.EINVAL},
 		{"hostname", host, "web-1.example", "web-1.example", 0},

@@ -282,7 +282,7 @@ func (c *memContainer) exit(status syscall.WaitStatus) {
 	c.to(engine.Exited, func(v *engine.View) { v.PID, v.Exit = 0, engine.Exit{Status: status, Finished: time.Now()} })
 }
 
-func (c *memContainer) Stop(by engine.Caller) error {
+func (c *memContainer) Stop(by engine.Caller, back bool) error {
 	c.e.mu.Lock()
 	defer c.e.mu.Unlock()
 	if c.odd != nil {

@@ -45,6 +45,16 @@ var processRows = []row{
 		set: asNumber(within(0, stopTimeoutMax),
 			func(c *engine.Config, n int64) error { return c.SetStopTimeout(int(n)) }),
 		help: "seconds from stop to KILL"},
+	{name: "restart", shape: single, live: true,
+		read: ofConfig(func(c *engine.Config) string { return c.Restart().String() }), set: asText((*engine.Config).SetRestart),
+		help: "no, on-failure[:N], always or unless-stopped: whether it is started again when its program has ended, after a pause of 100 ms that doubles up to 60 s and is short again after a run of 10 s; stop, rmdir and no end that"},
+	{name: "autostart", shape: single, live: true,
+		read: ofConfig(func(c *engine.Config) string { return strconv.Itoa(number(c.Autostart())) }),
+		set: asNumber(within(0, 1), func(c *engine.Config, n int64) error {
+			c.SetAutostart(n == 1)
+			return nil
+		}),
+		help: "1: ctrfs mount starts it, in the background, after the container around it; why it could not, error says"},
 	{name: "config.json", shape: single, lines: true, def: "all of the defaults",
 		read: configJSON, set: setConfigJSON,
 		help: "the whole configuration as an OCI runtime specification; cp copies a container"},

@@ -206,6 +206,7 @@ type Request struct {
 	CgroupRoot string `json:"cgroup_root,omitempty"`
 	CgroupV1   string `json:"cgroup_v1,omitempty"` // names, with commas
 	LogLevel   string `json:"log_level"`
+	Again      bool   `json:"again,omitempty"` // in place of a server that has died: this is no mount
 }
 
 // Mount starts a server unless one runs, and returns when the mount answers or never will.

@@ -47,7 +47,8 @@ type container struct {
 	kills   uint64        // guarded by mu; OOM kills in its group that have been told, or are an earlier run's
 	failure string        // guarded by mu
 	changed time.Time     // guarded by mu
-	moved   chan struct{} // guarded by mu; closed and replaced when the state changes
+	moved   chan struct{} // guarded by mu; closed and replaced when the state changes, or no restart is due any more
+	timer   *time.Timer   // guarded by mu; of the restart that is due
 	steps   []plan.Step   // guarded by mu; of the last start, until plan holds them
 	plan    string        // guarded by mu; the same as text, which is a tenth of them
 	group   *cgroup.Group // guarded by mu; nil until something needs it
@@ -115,7 +116,8 @@ func (c *container) View() *engine.View {
 // view is [container.View]. c.mu is held.
 func (c *container) view() *engine.View {
 	return &engine.View{ID: c.id, Name: c.name, Path: c.path, Config: c.rec.Config, State: c.state, PID: c.pid,
-		Started: c.started, Exit: c.rec.Exit, OOM: c.rec.OOM, Failure: c.failure, Changed: c.changed}
+		Started: c.started, Exit: c.rec.Exit, OOM: c.rec.OOM, Failure: c.failure, Changed: c.changed,
+		Restarts: c.rec.Restarts, Due: c.rec.RestartAt}
 }
 
 // Generation implements [engine.Container].
@@ -181,7 +183,7 @@ func (c *container) amend(change func(*record)) error {
 	defer c.mu.Unlock()
 	// An exit may have come meanwhile; it has its own way to the disk, behind this one.
 	next.Exit, next.Started, next.KillAt, next.First = c.rec.Exit, c.rec.Started, c.rec.KillAt, c.rec.First
-	next.OOM, next.Kills = c.rec.OOM, c.rec.Kills
+	next.OOM, next.Kills, next.restarting = c.rec.OOM, c.rec.Kills, c.rec.restarting
 	c.rec = next
 	c.touched()
 	return nil
@@ -268,7 +270,7 @@ func (c *container) Update(by engine.Caller, file string, live bool, change func
 	if !sameNamespaces(next, v.Config) {
 		c.unpin()
 	}
-	return nil
+	return c.reconsider(v.Config, next)
 }
 
 // commit applies a configuration to the groups, keeps it, and takes it. What was applied is taken back when it cannot be
@@ -330,7 +332,7 @@ func rootOnly(by engine.Caller, op, file string) error {
 func (c *container) Wait(ctx context.Context) (engine.Exit, error) {
 	for {
 		c.mu.Lock()
-		active, exit, moved := c.state.Active(), c.rec.Exit, c.moved
+		active, exit, moved := c.state.Active() || !c.rec.RestartAt.IsZero(), c.rec.Exit, c.moved
 		c.mu.Unlock()
 		if !active {
 			return exit, nil

@@ -54,6 +54,7 @@ type Options struct {
 	State string // what lasts; made if missing
 	Run   string // what lasts until the machine stops; made if missing
 	Log   *slog.Logger
+	Again bool // another engine has been here since the mount
 
 	Cgroups  cgroup.Options // where groups are made
 	CgroupV1 []string       // controllers to mount for them: [cgroup.Private]
@@ -61,22 +62,23 @@ type Options struct {
 
 // Engine implements [engine.Engine].
 type Engine struct {
-	log      *slog.Logger
-	store    *store
-	roots    *overlay.Store
-	host     *cgroup.Host
-	groups   *cgroup.Tree
-	private  cgroup.Private
-	ids      *ranges
-	stock    *stock
-	nodes    launch.Nodes
-	keeper   *keeper.Client
-	mountDir string // immutable
-	watcher  *cgroup.Watcher
-	facts    facts
-	features func() []engine.Feature // found out when first asked for
-	bus      engine.Bus
-	warming  sync.WaitGroup
+	log       *slog.Logger
+	store     *store
+	roots     *overlay.Store
+	host      *cgroup.Host
+	groups    *cgroup.Tree
+	private   cgroup.Private
+	ids       *ranges
+	stock     *stock
+	nodes     launch.Nodes
+	keeper    *keeper.Client
+	mountDir  string // immutable
+	watcher   *cgroup.Watcher
+	facts     facts
+	features  func() []engine.Feature // found out when first asked for
+	bus       engine.Bus
+	automatic *automatic
+	warming   sync.WaitGroup
 
 	mu    sync.RWMutex
 	top   map[string]*container // guarded by mu
@@ -87,7 +89,7 @@ type Engine struct {
 // New opens the engine: it reads the records and the keeper's account of what lives and what has exited, and brings the
 // machine into agreement with that.
 func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, error) {
-	e := &Engine{log: o.Log, keeper: client, mountDir: o.Mount, watcher: cgroup.NewWatcher(), top: map[string]*container{}, byID: map[string]*container{}}
+	e := &Engine{log: o.Log, keeper: client, mountDir: o.Mount, watcher: cgroup.NewWatcher(), automatic: newAutomatic(), top: map[string]*container{}, byID: map[string]*container{}}
 	var err error
 	if e.facts, err = learn(o.Run); err != nil {
 		return nil, err
@@ -105,6 +107,9 @@ func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, err
 	if err == nil {
 		e.roots.Distrust(e.writable)
 		err = e.recover(account)
+	}
+	if err == nil {
+		err = e.noteMount(filepath.Join(o.Run, mountName), o.Again)
 	}
 	if err == nil {
 		e.stock = newStock(e.ids, e.furnish)
@@ -137,6 +142,7 @@ const flushLimit = 5 * time.Second
 // Close ends the engine. What runs goes on; what does not run leaves nothing on the machine but the state directory.
 func (e *Engine) Close() {
 	e.warming.Wait()
+	e.automatic.close()
 	e.stock.close()
 	e.nodes.Close()
 	e.watcher.Close()
@@ -345,6 +351,7 @@ func (c *container) discard() error {
 		c.unkept = true
 		c.mu.Lock()
 		c.e.ids.give(c.rec.First)
+		c.callOff()
 		c.mu.Unlock()
 		c.e.store.touch(c.e.store.path(c.id)) // that it is gone
 	}

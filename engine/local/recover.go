@@ -142,6 +142,7 @@ func (e *Engine) resume(r keeper.Running) {
 	defer c.mu.Unlock()
 	c.pid, c.pidfd, c.started, c.rec.Started = r.PID, r.PidFD, r.Started, true
 	c.kills = c.rec.Kills
+	c.ranAgain()
 	c.state = engine.Running
 	if frozen, err := c.readFreeze(); err == nil && frozen {
 		c.state = engine.Paused

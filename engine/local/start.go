@@ -27,6 +27,11 @@ func (c *container) Start(by engine.Caller) error {
 		return err
 	}
 	defer end()
+	return c.launch(onRequest)
+}
+
+// launch starts the container. The action token is held.
+func (c *container) launch(why occasion) error {
 	v := c.View()
 	if v.State.Active() {
 		return &engine.Error{Op: "start", File: v.Path, Errno: syscall.EBUSY, Why: "it is " + string(v.State), Cure: "stop it first: echo 1 > stop; cat wait"}
@@ -43,7 +48,7 @@ func (c *container) Start(by engine.Caller) error {
 	if err := c.checkDevices(v.Config); err != nil {
 		return err
 	}
-	s := &starting{c: c, view: v}
+	s := &starting{c: c, view: v, why: why}
 	if err := s.run(); err != nil {
 		s.undo()
 		if s.meeting.reached() {
@@ -58,12 +63,13 @@ func (c *container) Start(by engine.Caller) error {
 type starting struct {
 	c      *container
 	view   *engine.View
+	why    occasion
 	group  *cgroup.Group
 	newTop *container // the outermost container whose group did not exist before
 	kills  uint64     // OOM kills in the group by now
 	root   *overlay.Root
 	log    *os.File
-	newLog string
+	newLog string // beside the old one; empty when that goes on
 	join   *cgroup.Join
 	around *surroundings
 	binds  []*os.File
@@ -305,31 +311,11 @@ func (c *container) dropGroup() error {
 	return err
 }
 
-// openLog makes the new log beside the old one, which stands until the program runs.
-func (s *starting) openLog() error {
-	s.newLog = s.c.logPath() + fresh
-	const how = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_APPEND | unix.O_NOFOLLOW
-	fd, err := unix.Open(s.newLog, how|unix.O_CLOEXEC, 0o600)
-	if err == unix.EEXIST { // of a start that a crash cut off
-		if err = unix.Unlink(s.newLog); err == nil {
-			fd, err = unix.Open(s.newLog, how|unix.O_CLOEXEC, 0o600)
-		}
-	}
-	if err != nil {
-		return &os.PathError{Op: "open", Path: s.newLog, Err: err}
-	}
-	s.log = os.NewFile(uintptr(fd), s.newLog)
-	return nil
-}
-
 // executed takes a container that runs. It is called before its exit can be.
 func (s *starting) executed(r keeper.Running) {
 	c := s.c
 	s.begun = true
-	if err := unix.Rename(s.newLog, c.logPath()); err != nil {
-		c.e.log.Error("the log of a container that runs is not in its place", "file", s.newLog, "err", err)
-	}
-	s.log.Close()
+	s.placeLog()
 	mounts := mountNamespace(r.PidFD)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -348,6 +334,7 @@ func (s *starting) executed(r keeper.Running) {
 		c.looking.ask(c.lookAtMemory) // what happened while the watch was made
 	})
 	c.failure = ""
+	c.noteStart(s.why)
 	c.rec.Started = true
 	if s.around.first != 0 {
 		c.rec.First = s.around.first // on disk with the exit; until then the process itself tells
@@ -436,8 +423,7 @@ func (s *starting) undo() {
 		c.e.ids.give(s.around.first)
 	}
 	if s.log != nil {
-		s.log.Close()
-		os.Remove(s.newLog)
+		s.dropLog()
 	}
 	if s.meeting.reached() {
 		s.endHooks()

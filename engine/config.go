@@ -25,6 +25,7 @@ type Extension struct {
 	Seccomp string                              `json:"seccomp,omitempty"` // SeccompUnconfined, or "" for what linux.seccomp says
 	Join    map[specs.LinuxNamespaceType]string `json:"join,omitempty"`    // other containers whose namespaces are used
 
+	Init      bool   `json:"init,omitempty"`      // a reaper at PID 1
 	Restart   string `json:"restart,omitempty"`   // see [Config.SetRestart]; "" for no
 	Autostart bool   `json:"autostart,omitempty"` // a mount starts it
 

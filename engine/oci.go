@@ -59,6 +59,7 @@ var extensions = []extension{
 		},
 		func(*Config) string { return strconv.Itoa(fresh().StopTimeout()) },
 		"`10`"},
+	switchExtension("init", "`0`", (*Config).Init, (*Config).SetInit),
 	{annotation + "restart",
 		func(c *Config) string { return c.Restart().String() },
 		(*Config).SetRestart,

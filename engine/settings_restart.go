@@ -114,6 +114,12 @@ func (c *Config) Autostart() bool { return c.Extension.Autostart }
 // SetAutostart sets that.
 func (c *Config) SetAutostart(yes bool) { c.Extension.Autostart = yes }
 
+// Init reports whether a reaper is at PID 1.
+func (c *Config) Init() bool { return c.Extension.Init }
+
+// SetInit sets that.
+func (c *Config) SetInit(yes bool) { c.Extension.Init = yes }
+
 // switchExtension is the row of a setting that is 0 or 1, and 0 by default.
 func switchExtension(file, without string, get func(*Config) bool, set func(*Config, bool)) extension {
 	return extension{annotation + file,

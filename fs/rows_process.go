@@ -27,6 +27,13 @@ var processRows = []row{
 		help: "host name inside the container"},
 	{name: "user", shape: single, read: ofConfig((*engine.Config).User), set: asText((*engine.Config).SetUser),
 		help: "whom the program runs as: a name, a uid, uid:gid or name:group, by the container's own /etc/passwd and /etc/group"},
+	{name: "init", shape: single,
+		read: ofConfig(func(c *engine.Config) string { return strconv.Itoa(number(c.Init())) }),
+		set: asNumber(within(0, 1), func(c *engine.Config, n int64) error {
+			c.SetInit(n == 1)
+			return nil
+		}),
+		help: "1 puts a reaper at PID 1, of 12 KiB, with the program as its child: it passes signals on, waits for orphans, and ends as the program does"},
 	{name: "rlimits", shape: keyed, def: "none", read: ofConfig(rlimitsText), keys: (*engine.Config).SetRlimit,
 		help: "NAME SOFT HARD a line, as of getrlimit(2): nofile 1024 4096; one number is both, unlimited is none, a name alone is taken out"},
 	{name: "oom_score_adj", shape: single,

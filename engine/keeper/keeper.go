@@ -117,8 +117,7 @@ func (k *Keeper) reap() {
 			continue // EINTR
 		}
 		k.mu.Lock()
-		var status syscall.WaitStatus
-		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
+		pid, status, err := take(&info)
 		if err == nil && pid > 0 {
 			k.exited(pid, status)
 		}

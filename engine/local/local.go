@@ -7,6 +7,8 @@
 // the launch, engine/keeper for the processes. It alone decides about state. A container's record on disk is its
 // configuration and its last exit; whether it runs is never written down, but asked of the keeper, who knows.
 //
+// What nobody asks for begins with [Engine.Automate]: restarts that are due (restart.go) and the starts of a mount (autostart.go).
+//
 // # Namespaces and ids
 //
 // A start takes a user namespace and a network namespace that it owns from a stock (stock.go), with a range of host ids that
@@ -78,6 +80,7 @@ type Engine struct {
 	features  func() []engine.Feature // found out when first asked for
 	bus       engine.Bus
 	automatic *automatic
+	reapers   reapers
 	warming   sync.WaitGroup
 
 	mu    sync.RWMutex

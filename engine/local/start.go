@@ -148,6 +148,11 @@ func (s *starting) launch(files launch.Files) (err error) {
 	if s.meeting != nil {
 		files.Hooks = s.meeting.files
 	}
+	if s.view.Config.Init() {
+		if files.Init, err = s.c.e.reapers.program(); err != nil {
+			return err
+		}
+	}
 	program, err := launch.Assemble(s.steps, files)
 	if err == nil {
 		err = s.send(program, plan.HookTime(s.view.Config.Spec.Hooks))

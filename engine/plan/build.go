@@ -111,6 +111,9 @@ func Build(c *engine.Config, h Host) ([]Step, error) {
 	steps = append(steps, persona...)
 	steps = append(steps, rights.late...)
 	steps = append(steps, startHooks(spec.Hooks, rights.last)...)
+	if c.Init() {
+		rights.last = withReaper(rights.last)
+	}
 	steps = append(steps, rights.last...)
 	return append(steps, Exec{candidates(spec.Process), spec.Process.Args, spec.Process.Env}), nil
 }

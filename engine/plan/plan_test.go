@@ -55,6 +55,11 @@ func TestGolden(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
+		"init": func(c *engine.Config) {
+			c.SetInit(true)
+			c.Spec.Process.User = specs.User{UID: 1000, GID: 100}
+			c.Spec.Process.Terminal = true
+		},
 		"empty": func(c *engine.Config) { c.Spec.Process.Args = nil },
 		"bare": func(c *engine.Config) {
 			c.Spec.Process.Capabilities = nil

@@ -28,6 +28,7 @@ type Extension struct {
 	Init      bool   `json:"init,omitempty"`      // a reaper at PID 1
 	Restart   string `json:"restart,omitempty"`   // see [Config.SetRestart]; "" for no
 	Autostart bool   `json:"autostart,omitempty"` // a mount starts it
+	LogMax    int64  `json:"log.max,omitempty"`   // bytes, or [Max]; 0 for the default
 
 	OOM OOM `json:"memory.oom,omitempty"` // OOMStop, or "" for what disableOOMKiller says
 

@@ -135,8 +135,12 @@ type Container interface {
 
 // Log is an open log file. It follows the container: after the next start it reads the new log.
 type Log interface {
+	// ReadAt reads in order, or at true offsets. What was taken out, to keep it within log.max, has left a gap: whoever begins at 0
+	// begins behind it instead, and so does everything up to the end then come earlier.
 	io.ReaderAt
 	io.Closer
+	// ReadPage reads at true offsets, in any order: EINVAL when something has been taken out.
+	ReadPage(b []byte, off int64) (int, error)
 	// Size is the length in bytes at that moment.
 	Size() (int64, error)
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -28,6 +29,11 @@ func TestSettings(t *testing.T) {
 	tty := func(c *Config, v string) (string, error) { err := c.SetTTY(v); return c.TTY(), err }
 	signal := func(c *Config, v string) (string, error) { err := c.SetStopSignal(v); return c.StopSignal(), err }
 	oom := func(c *Config, v string) (string, error) { err := c.SetOOM(v); return string(c.OOM()), err }
+	logMax := func(c *Config, v string) (string, error) {
+		n, _ := strconv.ParseInt(v, 10, 64)
+		err := c.SetLogMax(n)
+		return strconv.FormatInt(c.LogMax(), 10), err
+	}
 	restart := func(c *Config, v string) (string, error) { err := c.SetRestart(v); return c.Restart().String(), err }
 	pressure := func(c *Config, v string) (string, error) {
 		err := c.SetPressure("memory.pressure", v)
@@ -61,6 +67,11 @@ func TestSettings(t *testing.T) {
 		{"restart", restart, "on-failure:4294967296", "no", syscall.EINVAL},
 		{"restart", restart, "always:1", "no", syscall.EINVAL},
 		{"restart", restart, "Always", "no", syscall.EINVAL},
+		{"log.max", logMax, "4096", "4096", 0},
+		{"log.max", logMax, "-1", "-1", 0},
+		{"log.max", logMax, "16777216", "16777216", 0},
+		{"log.max", logMax, "4095", "16777216", syscall.EINVAL},
+		{"log.max", logMax, "-2", "16777216", syscall.EINVAL},
 		{"cwd", cwd, "/a/../b//c/", "/b/c", 0},
 		{"cwd", cwd, "relative", "", syscall.EINVAL},
 		{"hostname", host, "web-1.example", "web-1.example", 0},

@@ -412,6 +412,8 @@ func (c *memContainer) say(text string) {
 
 type memLog struct{ c *memContainer }
 
+func (l memLog) ReadPage(p []byte, off int64) (int, error) { return l.ReadAt(p, off) }
+
 func (l memLog) ReadAt(p []byte, off int64) (int, error) {
 	l.c.e.mu.Lock()
 	defer l.c.e.mu.Unlock()

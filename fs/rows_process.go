@@ -62,6 +62,9 @@ var processRows = []row{
 			return nil
 		}),
 		help: "1: ctrfs mount starts it, in the background, after the container around it; why it could not, error says"},
+	{name: "log.max", shape: single, live: true,
+		read: ofConfig(func(c *engine.Config) string { return formatLimit(c.LogMax()) }), set: asNumber(parseSize, (*engine.Config).SetLogMax),
+		help: "how many bytes of the log are kept, or max: what is older is taken out, and what is left stays at its offset"},
 	{name: "config.json", shape: single, lines: true, def: "all of the defaults",
 		read: configJSON, set: setConfigJSON,
 		help: "the whole configuration as an OCI runtime specification; cp copies a container"},

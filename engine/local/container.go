@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"github.com/ctrfs/ctrfs/engine"
 	"github.com/ctrfs/ctrfs/engine/cgroup"
@@ -49,11 +48,14 @@ type container struct {
 	changed time.Time     // guarded by mu
 	moved   chan struct{} // guarded by mu; closed and replaced when the state changes, or no restart is due any more
 	timer   *time.Timer   // guarded by mu; of the restart that is due
-	steps   []plan.Step   // guarded by mu; of the last start, until plan holds them
-	plan    string        // guarded by mu; the same as text, which is a tenth of them
-	group   *cgroup.Group // guarded by mu; nil until something needs it
-	root    *overlay.Root // guarded by mu; held while it runs, so that nobody waits for its teardown
-	mounts  *os.File      // guarded by mu; its mount namespace, held for the same reason; may be nil
+
+	bounding atomic.Bool // somebody looks after the log: logmax.go
+
+	steps  []plan.Step   // guarded by mu; of the last start, until plan holds them
+	plan   string        // guarded by mu; the same as text, which is a tenth of them
+	group  *cgroup.Group // guarded by mu; nil until something needs it
+	root   *overlay.Root // guarded by mu; held while it runs, so that nobody waits for its teardown
+	mounts *os.File      // guarded by mu; its mount namespace, held for the same reason; may be nil
 
 	memory   *cgroup.Watch      // guarded by mu; tells when its memory runs out; nil where no limit binds
 	triggers map[string]trigger // guarded by mu; of pressure files
@@ -270,6 +272,9 @@ func (c *container) Update(by engine.Caller, file string, live bool, change func
 	if !sameNamespaces(next, v.Config) {
 		c.unpin()
 	}
+	if v.Config.LogMax() != next.LogMax() {
+		c.boundLog()
+	}
 	return c.reconsider(v.Config, next)
 }
 
@@ -344,37 +349,3 @@ func (c *container) Wait(ctx context.Context) (engine.Exit, error) {
 		}
 	}
 }
-
-// logReader reads the log that the container has now: a start replaces the file, and an open log follows.
-type logReader struct{ name string }
-
-// Log implements [engine.Container].
-func (c *container) Log() (engine.Log, error) { return logReader{c.logPath()}, nil }
-
-func (c *container) logPath() string { return c.e.store.logPath(c.id) }
-
-func (l logReader) ReadAt(b []byte, off int64) (int, error) {
-	// Nothing but a crash or root leaves something else there, and nobody is shown what that leads to (CVE-2026-53489).
-	f, err := os.OpenFile(l.name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if os.IsNotExist(err) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	return f.ReadAt(b, off)
-}
-
-func (l logReader) Size() (int64, error) {
-	info, err := os.Lstat(l.name)
-	if os.IsNotExist(err) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	return info.Size(), nil
-}
-
-func (l logReader) Close() error { return nil }

@@ -29,10 +29,7 @@ package local
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -81,6 +78,7 @@ type Engine struct {
 	bus       engine.Bus
 	automatic *automatic
 	reapers   reapers
+	bounds    *bounds
 	warming   sync.WaitGroup
 
 	mu    sync.RWMutex
@@ -98,6 +96,9 @@ func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, err
 		return nil, err
 	}
 	if e.store, err = openStore(o.State, o.Log); err != nil {
+		return nil, err
+	}
+	if e.bounds, err = openBounds(o.Log); err != nil {
 		return nil, err
 	}
 	name, err := e.store.instance(func() string { return strings.ToLower(rand.Text()[:8]) })
@@ -120,6 +121,7 @@ func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, err
 	if err != nil {
 		account.Claims.Close()
 		e.watcher.Close()
+		e.bounds.close()
 		e.store.close()
 		return nil, err
 	}
@@ -146,6 +148,7 @@ const flushLimit = 5 * time.Second
 func (e *Engine) Close() {
 	e.warming.Wait()
 	e.automatic.close()
+	e.bounds.close()
 	e.stock.close()
 	e.nodes.Close()
 	e.watcher.Close()
@@ -440,47 +443,6 @@ func (c *container) anyActive() bool {
 		}
 	}
 	return false
-}
-
-// rootOwnerFile keeps the owner of the mount's own directory.
-const rootOwnerFile = "root.json"
-
-// RootOwner implements [engine.Engine].
-func (e *Engine) RootOwner() engine.Owner {
-	e.mu.RLock()
-	defer e.mu.RUnlock()
-	return e.owner
-}
-
-// SetRootOwner implements [engine.Engine].
-func (e *Engine) SetRootOwner(o engine.Owner) error {
-	text, err := json.Marshal(o)
-	if err != nil {
-		return err
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if err := e.store.write(filepath.Join(e.store.dir, rootOwnerFile), text); err != nil {
-		return err
-	}
-	e.owner = o
-	return nil
-}
-
-// loadRootOwner reads it; without the file it is root's, as a fresh directory is.
-func (e *Engine) loadRootOwner() error {
-	e.owner = engine.Owner{Mode: 0o755}
-	text, err := os.ReadFile(filepath.Join(e.store.dir, rootOwnerFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err == nil {
-		err = json.Unmarshal(text, &e.owner)
-	}
-	if err != nil {
-		return fmt.Errorf("read the owner of the mount: %w", err)
-	}
-	return nil
 }
 
 // probe finds out what this host offers, with a range of ids that is nobody's.

@@ -152,6 +152,7 @@ func (e *Engine) resume(r keeper.Running) {
 		c.killLater(c.started, c.rec.KillAt)
 	}
 	c.restoreLog()
+	c.boundLog()
 }
 
 // readFreeze asks the group. c.mu is held.

@@ -330,6 +330,7 @@ func (s *starting) executed(r keeper.Running) {
 	c.moveIn(s.around.landlord)
 	c.settled.Go(func() {
 		c.watchRun(s.kills)
+		c.boundLog()
 		if err := s.root.Release(); err != nil {
 			c.e.log.Warn("what made a root is not closed", "container", c.id, "err", err)
 		}

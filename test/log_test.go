@@ -1,7 +1,9 @@
 package test
 
 import (
+	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -68,11 +70,26 @@ func TestLogFillsDisk(t *testing.T) {
 // A log that grows while there is no server is brought within its bound by the next one.
 func TestLogKillServer(t *testing.T) {
 	m := MountFor(t)
-	m.Start("c", `sh -c 'echo up; sleep 0.3; seq 200000; echo end; sleep 1000'`, "log.max", "64K", "stop.timeout", "0")
-	if err := m.Umount("--keep"); err != nil {
+	m.Start("c", `sh -c 'trap "seq 200000; echo end" USR1; echo up; while :; do sleep 0.05; done'`, "log.max", "64K", "stop.timeout", "0")
+	Eventually(t, "it is up", 5*time.Second, func() bool { return m.Read("c/log") == "up" })
+	pid, err := strconv.Atoi(m.Read("c/pid"))
+	if err == nil {
+		err = m.Umount("--keep")
+	}
+	if err == nil {
+		err = syscall.Kill(pid, syscall.SIGUSR1)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(Patiently(time.Second))
+	logs, err := filepath.Glob(m.State + "/containers/*/*/log")
+	if err != nil || len(logs) != 1 {
+		t.Fatal(logs, err)
+	}
+	Eventually(t, "it has written all", 10*time.Second, func() bool {
+		text, err := os.ReadFile(logs[0])
+		return err == nil && strings.HasSuffix(string(text), "\nend\n") && len(text) > 1<<20
+	})
 	if err := m.Mount(); err != nil {
 		t.Fatal(err)
 	}

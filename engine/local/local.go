@@ -69,6 +69,7 @@ type Engine struct {
 	private  cgroup.Private
 	ids      *ranges
 	stock    *stock
+	teardown teardown
 	nodes    launch.Nodes
 	keeper   *keeper.Client
 	mountDir string // immutable
@@ -155,6 +156,7 @@ func (e *Engine) Close() {
 			}
 		}
 	}
+	e.teardown.flush()
 	flushed, cancel := context.WithTimeout(context.Background(), flushLimit)
 	defer cancel()
 	if err := e.roots.Flush(flushed); err != nil {

@@ -70,6 +70,7 @@ type Engine struct {
 	ids      *ranges
 	stock    *stock
 	teardown teardown
+	rest     rest
 	nodes    launch.Nodes
 	keeper   *keeper.Client
 	mountDir string // immutable

@@ -343,6 +343,7 @@ func (s *starting) executed(r keeper.Running) {
 			c.e.log.Warn("what made a root is not closed", "container", c.id, "err", err)
 		}
 	})
+	c.e.rest.tired()
 	time.AfterFunc(noteDelay, func() {
 		c.note()
 		c.looking.ask(c.lookAtMemory) // what happened while the watch was made

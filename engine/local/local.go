@@ -61,25 +61,28 @@ type Options struct {
 
 // Engine implements [engine.Engine].
 type Engine struct {
-	log       *slog.Logger
-	store     *store
-	roots     *overlay.Store
-	host      *cgroup.Host
-	groups    *cgroup.Tree
-	private   cgroup.Private
-	ids       *ranges
-	stock     *stock
-	nodes     launch.Nodes
-	keeper    *keeper.Client
-	mountDir  string // immutable
-	watcher   *cgroup.Watcher
-	facts     facts
-	features  func() []engine.Feature // found out when first asked for
-	bus       engine.Bus
-	automatic *automatic
+	log      *slog.Logger
+	store    *store
+	roots    *overlay.Store
+	host     *cgroup.Host
+	groups   *cgroup.Tree
+	private  cgroup.Private
+	ids      *ranges
+	stock    *stock
+	teardown teardown
+	rest     rest
+	nodes    launch.Nodes
+	keeper   *keeper.Client
+	mountDir string // immutable
+	watcher  *cgroup.Watcher
+	facts    facts
+	features func() []engine.Feature // found out when first asked for
+	bus      engine.Bus
+	warming  sync.WaitGroup
+
+	automatic *automatic // restarts, and starts of a mount
 	reapers   reapers
-	bounds    *bounds
-	warming   sync.WaitGroup
+	bounds    *bounds // of logs
 
 	mu    sync.RWMutex
 	top   map[string]*container // guarded by mu
@@ -167,6 +170,7 @@ func (e *Engine) Close() {
 			}
 		}
 	}
+	e.teardown.flush()
 	flushed, cancel := context.WithTimeout(context.Background(), flushLimit)
 	defer cancel()
 	if err := e.roots.Flush(flushed); err != nil {

@@ -3,6 +3,9 @@ package engine
 import (
 	"slices"
 	"strings"
+	"sync"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // DeviceRule is what the devices controller lets a group do with some devices: a line of the devices file without the node.
@@ -25,8 +28,32 @@ func (r DeviceRule) String() string {
 // DeviceList returns the rules of the container as a controller knows them: one a line, sorted, each device once with all that is
 // allowed of it; [AllDevices] when one rule is that; empty when nothing is allowed.
 func (c *Config) DeviceList() string {
+	rules := c.Spec.Linux.Resources.Devices
+	if standard := standardDevices(); slices.EqualFunc(rules, standard.rules, sameRule) {
+		return standard.list // of nearly every container, at every write
+	}
+	return deviceList(rules)
+}
+
+// standardDevices are the rules of a new container.
+var standardDevices = sync.OnceValue(func() (out struct {
+	rules []specs.LinuxDeviceCgroup
+	list  string
+}) {
+	out.rules = NewConfig().Spec.Linux.Resources.Devices
+	out.list = deviceList(out.rules)
+	return out
+})
+
+// sameRule reports whether two rules say the same in the same words.
+func sameRule(a, b specs.LinuxDeviceCgroup) bool {
+	same := func(a, b *int64) bool { return a == b || a != nil && b != nil && *a == *b }
+	return a.Allow == b.Allow && a.Type == b.Type && same(a.Major, b.Major) && same(a.Minor, b.Minor) && a.Access == b.Access
+}
+
+func deviceList(list []specs.LinuxDeviceCgroup) string {
 	var rules []DeviceRule
-	for _, r := range deviceRules(c.Spec.Linux.Resources.Devices) {
+	for _, r := range deviceRules(list) {
 		if line := ruleLine(r); r.Allow && line.access != noAccess {
 			rules = append(rules, DeviceRule{line.kind, line.major, line.minor, line.access})
 		}

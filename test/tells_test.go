@@ -68,7 +68,7 @@ func kernelFile(pid string, file [2]string) string {
 	groups, _ := os.ReadFile("/proc/" + pid + "/cgroup")
 	for line := range strings.Lines(string(groups)) {
 		part := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		if part[1] != file[0] {
+		if part[1] != file[0] || part[2] == "/" { // a hierarchy that containers are not in
 			continue
 		}
 		for _, mount := range []string{"/sys/fs/cgroup/" + file[0], "/sys/fs/cgroup/unified"} {

@@ -180,14 +180,32 @@ func cpuStatFromV1(texts []string) (string, error) {
 		ns[i] = n
 	}
 	usage, system := ns[0], share(ns[0], ns[2], ns[1])
+	return cpuStat(usage/1000, (usage-system)/1000, system/1000, texts[3]), nil
+}
+
+// cpuStatFromBoth takes what v2 knows without its controller, the time, and what v1's cpu.stat says of the limit.
+func cpuStatFromBoth(texts []string) (string, error) {
+	var usec [3]uint64
+	for i, name := range []string{"usage_usec", "user_usec", "system_usec"} {
+		n, ok := keyed(texts[0], name)
+		if !ok {
+			return "", fmt.Errorf("cpu.stat of cgroup v2 has no %s: %w", name, syscall.EIO)
+		}
+		usec[i] = n
+	}
+	return cpuStat(usec[0], usec[1], usec[2], texts[1]), nil
+}
+
+// cpuStat is v2's text of microseconds and of v1's cpu.stat.
+func cpuStat(usage, user, system uint64, limits string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "usage_usec %d\nuser_usec %d\nsystem_usec %d\n", usage/1000, (usage-system)/1000, system/1000)
+	fmt.Fprintf(&b, "usage_usec %d\nuser_usec %d\nsystem_usec %d\n", usage, user, system)
 	for _, line := range bandwidth {
-		if n, ok := keyed(texts[3], line.from); ok {
+		if n, ok := keyed(limits, line.from); ok {
 			fmt.Fprintf(&b, "%s %d\n", line.to, n/line.unit)
 		}
 	}
-	return b.String(), nil
+	return b.String()
 }
 
 // share divides whole in the proportion part to rest, and returns part's; without either, nothing is part's.

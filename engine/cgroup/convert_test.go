@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/ctrfs/ctrfs/engine"
@@ -114,6 +115,18 @@ func find1(t *testing.T, file string) *row {
 	}
 	t.Fatalf("no row %s", file)
 	return nil
+}
+
+// TestCPUStatFromBoth: the time is v2's, the limit v1's, and what is missing is said.
+func TestCPUStatFromBoth(t *testing.T) {
+	const time, limits = "usage_usec 30\nuser_usec 10\nsystem_usec 20\nnice_usec 0\n", "nr_periods 5\nnr_throttled 1\nthrottled_time 2000\n"
+	const want = "usage_usec 30\nuser_usec 10\nsystem_usec 20\nnr_periods 5\nnr_throttled 1\nthrottled_usec 2\n"
+	if text, err := cpuStatFromBoth([]string{time, limits}); err != nil || text != want {
+		t.Errorf("%q, %v", text, err)
+	}
+	if text, err := cpuStatFromBoth([]string{"usage_usec 30\n", limits}); engine.Errno(err) != syscall.EIO {
+		t.Errorf("%q, %v", text, err)
+	}
 }
 
 func FuzzCPUMax(f *testing.F) {

@@ -241,7 +241,12 @@ func (p *place) settle(found []*hierarchy) {
 		why = y.mount + " is mounted read-only"
 	}
 	var in []*hierarchy
-	for _, file := range p.v1 {
+	v1 := p.v1
+	if p.beside != nil && slices.ContainsFunc(found, func(y *hierarchy) bool { return y.unified && !y.readonly }) {
+		p.row = p.beside
+		in, v1 = append(in, nil), p.v1[1:]
+	}
+	for _, file := range v1 {
 		y, lack := find(file, found)
 		if lack != "" {
 			p.lack = cmp.Or(why, lack)

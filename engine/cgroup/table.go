@@ -25,6 +25,9 @@ type row struct {
 	// v1 names the files of v1. The part before the first dot is the controller (kernel/cgroup/cgroup.c,
 	// cgroup_file_name); "cgroup" and "tasks" are any hierarchy's, so the home's.
 	v1 []string
+	// beside takes the row's place where v2 is mounted beside v1: its first v1 file is a core file of v2, in the home. That spares
+	// every start a hierarchy.
+	beside *row
 	// reads says that only the first so many are read; 0 is all.
 	reads int
 	// deep: these tell about the group alone, where v2's counts what is below it too. get then sees the texts of the
@@ -166,7 +169,8 @@ var stateRows = []row{
 	{file: "cpu.pressure", lacks: "only cgroup v2 measures pressure"},
 	{file: "cpu.stat", controller: "cpu", get: cpuStatFromV1,
 		v1:      []string{"cpuacct.usage", "cpuacct.usage_user", "cpuacct.usage_sys", "cpu.stat"},
-		formula: "nanoseconds / 1000; usage is divided as user and sys are"},
+		formula: "nanoseconds / 1000; usage is divided as user and sys are; where v2 is mounted too, its usage, and only cpu.stat of v1",
+		beside:  &row{file: "cpu.stat", controller: "cpu", get: cpuStatFromBoth, v1: []string{"cpu.stat", "cpu.stat"}}},
 	{file: "cpuset.cpus.effective", steady: true, controller: "cpuset", late: true, v1: []string{"cpuset.effective_cpus"}},
 	{file: "io.pressure", lacks: "only cgroup v2 measures pressure"},
 	{file: "io.stat", empty: true, controller: "io", get: ioStatFromV1,

@@ -47,7 +47,7 @@ func TestFinish(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		img, err := launch.Map(int(image.Fd()), nil)
+		img, err := launch.Load(int(image.Fd()), nil)
 		image.Close()
 		if err != nil {
 			t.Fatal(err)

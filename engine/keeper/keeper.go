@@ -396,7 +396,7 @@ func program(fds []int) (*launch.Image, error) {
 	if len(fds) == 0 {
 		return nil, fmt.Errorf("a message without a program: %w", syscall.EINVAL)
 	}
-	return launch.Map(fds[0], fds[1:])
+	return launch.Load(fds[0], fds[1:])
 }
 
 // takeTime does what nobody waits for, on a thread of the lowest priority: on a machine with few processors it would otherwise

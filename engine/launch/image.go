@@ -13,12 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Image is a program mapped into memory, ready to run once.
+// Image is a program in memory, ready to run once.
 type Image struct {
-	mem   []byte
-	head  *header
-	calls []call
-	fds   []int
+	region []byte
+	mem    []byte // the part of it that the program takes
+	head   *header
+	calls  []call
+	fds    []int
 }
 
 // Failure is why a child did not execute its program.
@@ -33,9 +34,9 @@ func (f *Failure) Error() string { return fmt.Sprintf("step %d: %v", f.Step+1, f
 // Unwrap gives errors.As the errno.
 func (f *Failure) Unwrap() error { return f.Errno }
 
-// Map maps the program in a descriptor and resolves its pointers and descriptors. Everything that could lead outside of it
+// Load reads the program in a descriptor and resolves its pointers and descriptors. Everything that could lead outside of it
 // is checked here, once, so that the child need not. All descriptors stay the caller's.
-func Map(program int, fds []int) (*Image, error) {
+func Load(program int, fds []int) (*Image, error) {
 	var info unix.Stat_t
 	if err := unix.Fstat(program, &info); err != nil {
 		return nil, os.NewSyscallError("fstat", err)
@@ -44,20 +45,28 @@ func Map(program int, fds []int) (*Image, error) {
 	if size < int64(unsafe.Sizeof(header{})) || size > 1<<28 {
 		return nil, fmt.Errorf("a program of %d bytes: %w", size, syscall.EINVAL)
 	}
-	mem, err := unix.Mmap(program, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
+	mem, err := region(int(size))
 	if err != nil {
-		return nil, os.NewSyscallError("mmap", err)
-	}
-	img := &Image{mem: mem, head: (*header)(unsafe.Pointer(&mem[0])), fds: fds}
-	if err := img.resolve(); err != nil {
-		img.Close()
 		return nil, err
+	}
+	img := &Image{region: mem, mem: mem[:size], head: (*header)(unsafe.Pointer(&mem[0])), fds: fds}
+	n, err := unix.Pread(program, img.mem, 0)
+	switch {
+	case err != nil:
+		err = os.NewSyscallError("pread", err)
+	case n < len(img.mem):
+		err = fmt.Errorf("a program of %d bytes, of which %d could be read: %w", size, n, syscall.EIO)
+	default:
+		err = img.resolve()
+	}
+	if err != nil {
+		return nil, errors.Join(err, img.Close())
 	}
 	return img, nil
 }
 
 // Close gives the memory back. No child may run in it.
-func (img *Image) Close() error { return unix.Munmap(img.mem) }
+func (img *Image) Close() error { return giveRegion(img.region) }
 
 // resolve turns offsets and indices into addresses and descriptors.
 func (img *Image) resolve() error {

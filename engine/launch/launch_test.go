@@ -282,7 +282,7 @@ func mapped(t testing.TB, program *launch.Program) *launch.Image {
 	for _, f := range program.Files() {
 		fds = append(fds, int(f.Fd()))
 	}
-	img, err := launch.Map(int(image.Fd()), fds)
+	img, err := launch.Load(int(image.Fd()), fds)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -361,7 +361,7 @@ func FuzzMap(f *testing.F) {
 		if _, err := unix.Write(fd, data); err != nil {
 			t.Fatal(err)
 		}
-		img, err := launch.Map(fd, nil)
+		img, err := launch.Load(fd, nil)
 		if err != nil {
 			if engine.Errno(err) == syscall.EIO {
 				t.Errorf("an error without an errno: %v", err)

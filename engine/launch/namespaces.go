@@ -106,7 +106,7 @@ func dweller(n int, ready, goOn *os.File) (*Image, error) {
 	for _, f := range p.Files() {
 		fds = append(fds, int(f.Fd()))
 	}
-	return Map(int(text.Fd()), fds)
+	return Load(int(text.Fd()), fds)
 }
 
 // adopt maps the ids of a process's user namespace and opens its namespaces.

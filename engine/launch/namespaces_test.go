@@ -80,7 +80,7 @@ func TestJoinFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer image.Close()
-	img, err := launch.Map(int(image.Fd()), []int{int(null.Fd())})
+	img, err := launch.Load(int(image.Fd()), []int{int(null.Fd())})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,7 +5,7 @@
 //
 // The server translates the steps of a plan into a [Program]: a list of raw system calls with their arguments, complete
 // to the last pointer ([Assemble]). It writes the program into a memfd and sends that to the keeper together with the
-// descriptors that the calls use. The keeper maps the program, forks, and the child does nothing but run the list
+// descriptors that the calls use. The keeper reads it into memory, forks, and the child does nothing but run the list
 // ([Image.Launch]).
 //
 // The child is a vfork: it borrows the keeper's memory and one of its threads until it executes its program, so a launch
@@ -22,7 +22,7 @@
 //
 // A time namespace is entered only by who has its memory for itself (kernel/time/namespace.c), and a new one only by the
 // child of its maker. So where one is, the first child gets a copy of the keeper's, which is as undumpable, and the second a
-// copy of that. What the children have to say lies in the program, whose mapping is shared in either case.
+// copy of that. What the children have to say lies in the program, whose memory is shared in either case.
 //
 // A program is a small machine, just enough for a launch:
 //
@@ -266,7 +266,7 @@ func (c *call) orElse(errno syscall.Errno) *call {
 	return c
 }
 
-// Files returns the descriptors that the program uses, in the order in which they must be passed to [Map].
+// Files returns the descriptors that the program uses, in the order in which they must be passed to [Load].
 func (p *Program) Files() []*os.File { return p.fds }
 
 // Encode writes the program into a new memfd.

@@ -28,8 +28,8 @@ func (e *Engine) controlled() bool { return e.host.Offers("devices") }
 // checkDevices refuses a list of devices that says more than the containers around this one allow. On cgroup v1 the kernel would
 // refuse it too, on v2 it would allow less than the list says.
 func (c *container) checkDevices(config *engine.Config) error {
-	want := engine.ParseDeviceList(config.DeviceList())
 	for _, around := range c.above() {
+		want := engine.ParseDeviceList(config.DeviceList())
 		have := engine.ParseDeviceList(around.DeviceList())
 		for _, r := range want {
 			if !engine.CoveredBy(have, r) {

@@ -50,8 +50,10 @@ func (c *container) take(x keeper.Exit) bool {
 	}
 	exit := engine.Exit{Status: x.Status, OOM: c.rec.OOM, Started: x.Started, Finished: x.Finished}
 	c.rec.OOM, c.rec.Kills = false, 0
-	root, pidfd := c.root, c.pidfd
-	mounts := c.mounts
+	pidfd, mounts := c.pidfd, c.mounts
+	if c.root != nil {
+		c.ending = c.e.teardown.later(c.root)
+	}
 	c.pid, c.pidfd, c.root, c.mounts, c.steps = 0, nil, nil, nil, nil
 	c.moveIn(nil)
 	c.rec.Exit, c.rec.Started, c.rec.KillAt = exit, true, time.Time{}
@@ -65,9 +67,6 @@ func (c *container) take(x keeper.Exit) bool {
 		}
 		if pidfd != nil {
 			pidfd.Close()
-		}
-		if root != nil {
-			root.Close()
 		}
 		c.notePeak()
 		kept := c.recordExit()

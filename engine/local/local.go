@@ -69,6 +69,8 @@ type Engine struct {
 	private  cgroup.Private
 	ids      *ranges
 	stock    *stock
+	teardown teardown
+	rest     rest
 	nodes    launch.Nodes
 	keeper   *keeper.Client
 	mountDir string // immutable
@@ -156,6 +158,7 @@ func (e *Engine) Close() {
 			}
 		}
 	}
+	e.teardown.flush()
 	flushed, cancel := context.WithTimeout(context.Background(), flushLimit)
 	defer cancel()
 	if err := e.roots.Flush(flushed); err != nil {

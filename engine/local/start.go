@@ -34,9 +34,9 @@ func (c *container) Start(by engine.Caller) error {
 	if len(v.Config.Spec.Process.Args) == 0 {
 		return &engine.Error{Op: "start", File: v.Path, Errno: syscall.EINVAL, Why: "there is no program", Cure: "write one into cmd first"}
 	}
-	// The last run's root may still be going: the same layer cannot be mounted twice.
 	c.settled.Wait()
 	c.leftovers.Wait()
+	c.vacate()
 	if err := c.vacant(); err != nil {
 		return err
 	}
@@ -348,6 +348,7 @@ func (s *starting) executed(r keeper.Running) {
 			c.e.log.Warn("what made a root is not closed", "container", c.id, "err", err)
 		}
 	})
+	c.e.rest.tired()
 	time.AfterFunc(noteDelay, func() {
 		c.note()
 		c.looking.ask(c.lookAtMemory) // what happened while the watch was made

@@ -22,7 +22,7 @@ var counters = []struct {
 	controller string
 	v1, v2     []string
 }{
-	{"cpuacct", []string{"cpuacct.usage", "cpuacct.usage_user", "cpuacct.usage_sys"}, nil},
+	{"cpuacct", []string{"cpuacct.usage", "cpuacct.usage_user", "cpuacct.usage_sys"}, nil}, // only without v2
 	{"cpu", []string{"cpu.stat"}, []string{"cpu.stat"}},
 	{"memory", []string{"memory.usage_in_bytes", "memory.max_usage_in_bytes", "memory.stat", "memory.failcnt", "memory.oom_control"},
 		[]string{"memory.current", "memory.peak", "memory.swap.current", "memory.events"}},
@@ -87,8 +87,8 @@ func kernelFiles(c string) (files []string, err error) {
 			names := k.v1
 			if v2 {
 				names = k.v2
-			} else if !strings.Contains(","+part[1]+",", ","+k.controller+",") {
-				continue
+			} else if !strings.Contains(","+part[1]+",", ","+k.controller+",") || part[2] == "/" {
+				continue // of another controller, or a hierarchy that containers are not in
 			}
 			for _, name := range names {
 				file := filepath.Join(mount, strings.TrimSuffix(part[2], "/_self"), name)

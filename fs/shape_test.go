@@ -187,7 +187,7 @@ func FuzzSettings(f *testing.F) {
 
 // apply writes a text to a setting of a configuration.
 func apply(r *row, cfg *engine.Config, text string, add bool) error {
-	change, err := r.change(text, add)
+	change, err := r.change(text, add, engine.NewConfig())
 	if err != nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func show(t *testing.T, r *row, cfg *engine.Config) string {
 
 // TestRows checks that each row is whole, and that a setting's default is what it says and can be written back.
 func TestRows(t *testing.T) {
-	for _, s := range []*scope{rootScope, containerScope} {
+	for _, s := range []*scope{rootScope, containerScope, execScope} {
 		if len(s.byName) != len(s.rows) {
 			t.Error("a name stands twice")
 		}
@@ -214,9 +214,10 @@ func TestRows(t *testing.T) {
 			if r.help == "" || strings.ContainsAny(r.help, "\n|") || r.name == "" || r.shape == "" {
 				t.Errorf("%s: not whole", r.name)
 			}
-			if r.links != nil {
-				if r.shape != linked || r.mode() != modeLinks || r.readable() || r.writable() {
-					t.Errorf("%s: more than links", r.name)
+			if r.directory() {
+				kind := map[bool]shape{true: linked, false: nested}[r.links != nil]
+				if r.shape != kind || (r.links != nil) == r.execs || (r.mode() == modeLinks) != (r.links != nil) || r.readable() || r.writable() {
+					t.Errorf("%s: more than a directory", r.name)
 				}
 				continue
 			}
@@ -249,7 +250,7 @@ func TestDefaults(t *testing.T) {
 		if err := apply(r, cfg, text, false); err != nil {
 			t.Errorf("%s: the default %q is refused: %v", r.name, text, err)
 		}
-		change, err := r.reset()
+		change, err := r.reset(engine.NewConfig())
 		if err == nil {
 			err = change(cfg)
 		}

@@ -15,6 +15,10 @@ import (
 
 // exited takes an exit that the keeper reports. It may be one that an earlier server has recorded but not acknowledged.
 func (e *Engine) exited(x keeper.Exit) {
+	if in, is := e.execOf(x.ID); is {
+		e.exitedExec(in, x)
+		return
+	}
 	e.mu.RLock()
 	c := e.byID[x.ID]
 	e.mu.RUnlock()

@@ -22,8 +22,8 @@
 //
 // # Locks
 //
-// Outermost first: Engine.mu (names, parents, children), a container's action token (one change at a time), a container's
-// mu (its memory), store.mu.
+// Outermost first: Engine.mu (names, parents, children), a container's action token (one change at a time), that of an exec,
+// the mu of a container's execs (their names), a container's mu (its memory), an exec's mu, store.mu.
 package local
 
 import (
@@ -164,6 +164,7 @@ func (e *Engine) Close() {
 		c.settled.Wait()
 		c.leftovers.Wait()
 		c.looking.ends.Wait()
+		c.execs.settle()
 		if !c.View().State.Active() {
 			if err := c.dropGroup(); err != nil {
 				e.log.Warn("a group stays behind", "container", c.id, "err", err)
@@ -354,6 +355,7 @@ func (c *container) discard() error {
 		return err
 	}
 	c.unpin()
+	c.execs.settle()
 	c.saving.Lock()
 	defer c.saving.Unlock()
 	err := c.e.roots.Remove(c.id)

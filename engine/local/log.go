@@ -13,26 +13,38 @@ import (
 
 // openLog makes the new log beside the old one, which stands until the program runs. A start that nobody has asked for goes on
 // with the old one: whoever looks why a container was started again finds what it said before.
-func (s *starting) openLog() error {
-	const how = unix.O_WRONLY | unix.O_CREAT | unix.O_APPEND | unix.O_NOFOLLOW
-	name, exclusive := s.c.logPath()+fresh, unix.O_EXCL
-	if s.why != onRequest {
-		os.Remove(name) // of a start that a crash cut off: the next server would take it for this one's
-		name, exclusive = s.c.logPath(), 0
-	} else {
-		s.newLog = name
+func (s *starting) openLog() (err error) {
+	name := s.c.logPath()
+	if s.why == onRequest {
+		s.newLog = name + fresh
+		s.log, err = openFresh(s.newLog)
+		return err
 	}
-	fd, err := unix.Open(name, how|exclusive|unix.O_CLOEXEC, 0o600)
-	if err == unix.EEXIST { // likewise
-		if err = unix.Unlink(name); err == nil {
-			fd, err = unix.Open(name, how|exclusive|unix.O_CLOEXEC, 0o600)
-		}
-	}
+	os.Remove(name + fresh) // of a start that a crash cut off: the next server would take it for this one's
+	fd, err := unix.Open(name, appending|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: name, Err: err}
 	}
 	s.log = os.NewFile(uintptr(fd), name)
 	return nil
+}
+
+// appending is how a program writes its log.
+const appending = unix.O_WRONLY | unix.O_CREAT | unix.O_APPEND | unix.O_NOFOLLOW
+
+// openFresh makes a file for a log, in the place of one that a crash has left.
+func openFresh(name string) (*os.File, error) {
+	const how = appending | unix.O_EXCL
+	fd, err := unix.Open(name, how|unix.O_CLOEXEC, 0o600)
+	if err == unix.EEXIST { // of a start that a crash cut off
+		if err = unix.Unlink(name); err == nil {
+			fd, err = unix.Open(name, how|unix.O_CLOEXEC, 0o600)
+		}
+	}
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 // placeLog makes the new log the container's. The program has it open.

@@ -189,7 +189,7 @@ func (c *container) note() {
 func (c *container) planned(v *engine.View, mounts []overlay.Mount, around *surroundings, plain []bool) ([]plan.Step, error) {
 	h := plan.Host{Name: v.Name, Cgroup: c.groupPath(), Limits: cgroup.Words(v.Config.Spec.Linux.Resources), Mountpoint: c.e.facts.mountpoint,
 		LastCap: c.e.facts.lastCap, NoFile: c.e.facts.noFile, Joined: around.joined, IDs: around.text, BindFiles: plain,
-		Controlled: c.e.controlled()}
+		Controlled: c.e.controlled(), OOMGroup: c.diesWithOthers(v.Config)}
 	for _, m := range mounts {
 		h.Roots = append(h.Roots, plan.Prepared{Target: m.Target, Text: m.Text})
 	}

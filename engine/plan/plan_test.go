@@ -83,9 +83,15 @@ func golden(t *testing.T, name string, c *engine.Config, h Host) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	compare(t, name, String(steps))
+}
+
+// compare compares a printed plan with its file.
+func compare(t *testing.T, name, got string) {
+	t.Helper()
 	file := filepath.Join("testdata", name+".golden")
 	if *update {
-		if err := os.WriteFile(file, []byte(String(steps)), 0o644); err != nil {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -93,7 +99,7 @@ func golden(t *testing.T, name string, c *engine.Config, h Host) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := String(steps); got != string(want) {
+	if got != string(want) {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
 }
@@ -217,6 +223,19 @@ func TestCandidates(t *testing.T) {
 		p := &specs.Process{Args: []string{c.program}, Env: []string{"PATH=" + c.path}}
 		if got := strings.Join(candidates(p), " "); got != c.want {
 			t.Errorf("%s in %s: %s, want %s", c.program, c.path, got, c.want)
+		}
+	}
+}
+
+// TestTogether: where the kernel kills all of a group, no child shares the keeper's memory, whatever else it enters.
+func TestTogether(t *testing.T) {
+	for name, change := range map[string]func(*engine.Config){"default": func(*engine.Config) {},
+		"bare": func(c *engine.Config) { c.Spec.Linux.Namespaces = nil }} {
+		h := testHost
+		h.OOMGroup = true
+		steps, err := Build(configured(t, change), h)
+		if err != nil || len(steps) == 0 || steps[0] != (Fork{Copy: true}) {
+			t.Errorf("%s: %v, error %v", name, steps, err)
 		}
 	}
 }

@@ -15,6 +15,8 @@
 // other runtimes are one command each, which includes starting that command: the row "fork and exec" is what this alone
 // costs, without any container.
 //
+// At the end come the rows of another job, one more program in a container that runs, of ctrfs and crun: see exec.go.
+//
 // Hot and cold are different worlds on an idle machine, so both are measured. Hot is a burst of jobs without a pause, of
 // which the first is not counted; cold is one job after 30 ms of sleep, which is what a person at a shell gets. The
 // participants take turns, burst by burst and job by job, so that whatever else the machine does hits all alike.
@@ -99,9 +101,16 @@ func bench(n int, peers []string, root string) (err error) {
 	}
 	all := []*contestant{throughMount("ctrfs", fs.Dir, root), throughDash(fs.Dir, root),
 		throughMount("ctrfs, isolated as crun", fs.Dir, root, [2]string{"namespaces", "user host"}, [2]string{"seccomp", "unconfined"})}
-	others, cleanUp := setUpPeers(peers, root, fs.Tmp)
+	do, stop := apart()
+	defer stop()
+	others, cleanUp := setUpPeers(peers, root, fs.Tmp, do)
 	defer cleanUp()
-	all = append(all, others...)
+	inside, cleanUp, err := enters(fs.Dir, root, fs.Tmp, peers, do)
+	if err != nil {
+		return err
+	}
+	defer cleanUp()
+	all = append(append(all, others...), inside...)
 
 	for _, c := range all {
 		c.do(func(*row, time.Duration) {})

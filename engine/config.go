@@ -30,6 +30,8 @@ type Extension struct {
 	Autostart bool   `json:"autostart,omitempty"` // a mount starts it
 	LogMax    int64  `json:"log.max,omitempty"`   // bytes, or [Max]; 0 for the default
 
+	Health *Health `json:"health,omitempty"` // see [Config.SetHealth]; replaced, never changed
+
 	OOM OOM `json:"memory.oom,omitempty"` // OOMStop, or "" for what disableOOMKiller says
 
 	CPUPressure    string `json:"cpu.pressure,omitempty"` // triggers, see [Config.SetPressure]

@@ -81,6 +81,7 @@ type View struct {
 	OOM      bool      // memory has run out since Started, in the run that goes on
 	Failure  string    // the content of the error file, without the newline
 	Restarts int       // by the restart policy, since the user started it
+	Health   HealthView
 	Due      time.Time // when the next one is; zero when there will be none
 	Changed  time.Time // when configuration or state last changed
 }

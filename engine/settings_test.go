@@ -29,6 +29,11 @@ func TestSettings(t *testing.T) {
 	tty := func(c *Config, v string) (string, error) { err := c.SetTTY(v); return c.TTY(), err }
 	signal := func(c *Config, v string) (string, error) { err := c.SetStopSignal(v); return c.StopSignal(), err }
 	oom := func(c *Config, v string) (string, error) { err := c.SetOOM(v); return string(c.OOM()), err }
+	health := func(c *Config, v string) (string, error) {
+		key, value, _ := strings.Cut(v, " ")
+		err := c.SetHealth(key, value)
+		return c.HealthValue(key), err
+	}
 	logMax := func(c *Config, v string) (string, error) {
 		n, _ := strconv.ParseInt(v, 10, 64)
 		err := c.SetLogMax(n)
@@ -67,6 +72,19 @@ func TestSettings(t *testing.T) {
 		{"restart", restart, "on-failure:4294967296", "no", syscall.EINVAL},
 		{"restart", restart, "always:1", "no", syscall.EINVAL},
 		{"restart", restart, "Always", "no", syscall.EINVAL},
+		{"health", health, "cmd sh -c 'a  b'", "sh -c 'a  b'", 0},
+		{"health", health, "cmd ", "", 0},
+		{"health", health, "cmd 'open", "", syscall.EINVAL},
+		{"health", health, "cmd '' x", "", syscall.EINVAL},
+		{"health", health, "interval 86400", "86400", 0},
+		{"health", health, "interval ", "30", 0},
+		{"health", health, "interval 86401", "30", syscall.EINVAL},
+		{"health", health, "timeout 0", "30", syscall.EINVAL},
+		{"health", health, "start-period 0", "0", 0},
+		{"health", health, "start-period -1", "0", syscall.EINVAL},
+		{"health", health, "action restart", "restart", 0},
+		{"health", health, "action ", "none", 0},
+		{"health", health, "action reboot", "none", syscall.EINVAL},
 		{"log.max", logMax, "4096", "4096", 0},
 		{"log.max", logMax, "-1", "-1", 0},
 		{"log.max", logMax, "16777216", "16777216", 0},

@@ -30,7 +30,7 @@ var controlRows = []row{
 	{name: "wait", shape: stream, wait: waitExit,
 		help: "blocks until the container does not run and no restart is due, then reads as exit"},
 	{name: "status", shape: keyed, read: ofView(statusText),
-		help: "state, pid, started, finished, exit, signal, oom, restarts, restart.at, rootfs, rootfs.mode, path, id"},
+		help: "state, pid, started, finished, exit, signal, oom, restarts, restart.at, health, health.failures, health.last, rootfs, rootfs.mode, path, id"},
 	{name: "ps", shape: table, read: ofContainer(psOne),
 		help: "a header and one line a process: host pid, pid inside, user inside, state, bytes resident, seconds of cpu, command"},
 	{name: "stats", shape: keyed, read: ofContainer(statsOne),
@@ -77,6 +77,10 @@ func statusText(v *engine.View) string {
 	if !v.Config.OwnMounts() {
 		root, mode = "", "" // it runs on files that are there already
 	}
+	failures := ""
+	if v.Health.State != "" {
+		failures = fmt.Sprint(v.Health.Failures)
+	}
 	oom := "0"
 	if v.OOM || v.Exit.OOM {
 		oom = "1"
@@ -91,6 +95,9 @@ func statusText(v *engine.View) string {
 		{"oom", oom},
 		{"restarts", fmt.Sprint(v.Restarts)},
 		{"restart.at", timeText(v.Due)},
+		{"health", v.Health.State},
+		{"health.failures", failures},
+		{"health.last", v.Health.Last},
 		{"cpu.pressure", v.Config.Pressure("cpu.pressure")},
 		{"memory.pressure", v.Config.Pressure("memory.pressure")},
 		{"io.pressure", v.Config.Pressure("io.pressure")},

@@ -62,12 +62,22 @@ var processRows = []row{
 			return nil
 		}),
 		help: "1: ctrfs mount starts it, in the background, after the container around it; why it could not, error says"},
+	{name: "health", shape: keyed, live: true, exact: true, read: ofConfig(healthText), keys: (*engine.Config).SetHealth,
+		help: "cmd PROGRAM..., interval, timeout and start-period in seconds, retries, action none, stop or restart: cmd is run inside, and how that ends is in status and events"},
 	{name: "log.max", shape: single, live: true,
 		read: ofConfig(func(c *engine.Config) string { return formatLimit(c.LogMax()) }), set: asNumber(parseSize, (*engine.Config).SetLogMax),
 		help: "how many bytes of the log are kept, or max: what is older is taken out, and what is left stays at its offset"},
 	{name: "config.json", shape: single, lines: true, def: "all of the defaults",
 		read: configJSON, set: setConfigJSON,
 		help: "the whole configuration as an OCI runtime specification; cp copies a container"},
+}
+
+func healthText(c *engine.Config) string {
+	var pairs []pair
+	for _, key := range engine.HealthKeys {
+		pairs = append(pairs, pair{key, c.HealthValue(key)})
+	}
+	return formatKeyed(pairs)
 }
 
 func envText(c *engine.Config) string { return strings.Join(c.Env(), "\n") }

@@ -54,8 +54,10 @@ type container struct {
 	ending  *ending       // guarded by mu; the last run's root, which may not be closed yet
 	mounts  *os.File      // guarded by mu; its mount namespace, held for the same reason; may be nil
 
-	timer    *time.Timer // guarded by mu; of the restart that is due
-	bounding atomic.Bool // somebody looks after the log: logmax.go
+	timer    *time.Timer       // guarded by mu; of the restart that is due
+	health   engine.HealthView // guarded by mu; of the present run
+	unlook   func()            // guarded by mu; ends looking after it; nil while nobody does
+	bounding atomic.Bool       // somebody looks after the log: logmax.go
 
 	memory   *cgroup.Watch      // guarded by mu; tells when its memory runs out; nil where no limit binds
 	triggers map[string]trigger // guarded by mu; of pressure files
@@ -126,7 +128,7 @@ func (c *container) View() *engine.View {
 func (c *container) view() *engine.View {
 	return &engine.View{ID: c.id, Name: c.name, Path: c.path, Config: c.rec.Config, State: c.state, PID: c.pid,
 		Started: c.started, Exit: c.rec.Exit, OOM: c.rec.OOM, Failure: c.failure, Changed: c.changed,
-		Restarts: c.rec.Restarts, Due: c.rec.RestartAt}
+		Health: c.health, Restarts: c.rec.Restarts, Due: c.rec.RestartAt}
 }
 
 // Generation implements [engine.Container].
@@ -279,6 +281,7 @@ func (c *container) Update(by engine.Caller, file string, live bool, change func
 	if !sameNamespaces(next, v.Config) {
 		c.unpin()
 	}
+	c.lookAnew(v.Config, next)
 	if v.Config.LogMax() != next.LogMax() {
 		c.boundLog()
 	}

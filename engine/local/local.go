@@ -8,6 +8,7 @@
 // configuration and its last exit; whether it runs is never written down, but asked of the keeper, who knows.
 //
 // What nobody asks for begins with [Engine.Automate]: restarts that are due (restart.go) and the starts of a mount (autostart.go).
+// While a container runs, its log is kept within bounds (logmax.go) and its health is looked after (health.go).
 //
 // # Namespaces and ids
 //
@@ -151,6 +152,7 @@ const flushLimit = 5 * time.Second
 func (e *Engine) Close() {
 	e.warming.Wait()
 	e.automatic.close()
+	e.lookAway()
 	e.bounds.close()
 	e.stock.close()
 	e.nodes.Close()

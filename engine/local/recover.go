@@ -149,6 +149,7 @@ func (e *Engine) resume(r keeper.Running) {
 	c.pid, c.pidfd, c.started, c.rec.Started = r.PID, r.PidFD, r.Started, true
 	c.kills = c.rec.Kills
 	c.ranAgain()
+	c.lookAfter()
 	c.state = engine.Running
 	if frozen, err := c.readFreeze(); err == nil && frozen {
 		c.state = engine.Paused

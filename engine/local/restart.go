@@ -21,6 +21,8 @@ const (
 	byItself  ended = ""       // or killed, or for lack of memory
 	byUser    ended = "user"   //
 	forUmount ended = "umount" // by the user too, for as long as there is no mount
+	forHealth ended = "health" // action stop of health
+	toRestart ended = "again"  // action restart of it: a restart follows, whatever the policy
 )
 
 // occasion is why a container is started.
@@ -35,6 +37,12 @@ const (
 // follow decides whether an exit is followed by a restart. c.mu is held.
 func (c *container) follow(x engine.Exit) {
 	c.ranAgain()
+	c.lookAfter()
+	if c.rec.Stopped == toRestart {
+		c.rec.Stopped = byItself
+		c.schedule(engine.GoodRun(x.Finished.Sub(x.Started)))
+		return
+	}
 	if c.rec.Stopped == byItself && c.rec.Config.Restart().After(x, c.rec.Restarts) {
 		c.schedule(engine.GoodRun(x.Finished.Sub(x.Started)))
 	}

@@ -350,6 +350,7 @@ func (s *starting) executed(r keeper.Running) {
 		c.rec.Found = s.found // likewise
 	}
 	c.enter(engine.Running)
+	c.lookAfter()
 	c.tell(engine.EventStart, engine.Field{Key: "pid", Value: c.pid})
 	if view := c.view(); len(plan.HooksOf(view.Config.Spec.Hooks, plan.Poststart)) > 0 {
 		c.greeted.Go(func() { c.runLate(view, plan.Poststart, view.PID) })

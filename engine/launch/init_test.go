@@ -38,7 +38,7 @@ func TestInit(t *testing.T) {
 	}
 	for name, want := range map[string]syscall.Errno{"no-such-program": syscall.ENOENT, "/etc/passwd": syscall.EACCES, "/etc": syscall.EACCES} {
 		r := try(t, withInit(name), hostTree(t), time.Minute)
-		if f, ok := errors.AsType[*launch.Failure](r.err); !ok || f.Errno != want || !strings.Contains(stepOf(t, withInit(name), f.Step), "execute") {
+		if f, ok := errors.AsType[*launch.Failure](r.err); !ok || f.Errno != want || !strings.HasPrefix(stepOf(t, withInit(name), f.Step), "execute ") {
 			t.Errorf("%s: %v, want a failure of the last step with %v", name, r.err, want)
 		}
 	}

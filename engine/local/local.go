@@ -13,6 +13,11 @@
 // is the container's until it is removed (ids.go). The range is in its record from its first exit on; while it runs, its
 // process tells. Namespaces that others enter are pinned (pins.go).
 //
+// # Execs
+//
+// Further programs of a container (exec*.go) are launched by the keeper as containers are, by [plan.Enter], under the id of the container and
+// one of their own. Their records and logs lie in the container's directory.
+//
 // # Failure
 //
 // A refused operation has changed nothing: what a start made is undone in reverse order. After a crash, [New] reads

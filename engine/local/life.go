@@ -245,6 +245,13 @@ func (c *container) freeze(value string) error {
 	if err != nil {
 		return err
 	}
+	if value == "1" {
+		release, err := c.holdExecs()
+		if err != nil {
+			return err
+		}
+		defer release()
+	}
 	if err := group.Write("cgroup.freeze", value); err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@
 // # Locks
 //
 // Outermost first: Engine.mu (names, parents, children), a container's action token (one change at a time), that of an exec,
-// the mu of a container's execs (their names), a container's mu (its memory), an exec's mu, store.mu.
+// entering and then mu of a container's execs, a container's mu (its memory), an exec's mu, store.mu.
 package local
 
 import (

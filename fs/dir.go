@@ -24,7 +24,9 @@ func (t *tree) newDir(c engine.Container) *dir {
 // Lookup finds a file by the table, then a container. The size of a file is not left out although the kernel asks for it
 // again: a size of 0 would, for a moment, end a concurrent sendfile(2).
 func (d *dir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	if r := d.scope.byName[name]; r != nil && r.links != nil {
+	if r := d.scope.byName[name]; r != nil && r.link != nil {
+		return d.lead(ctx, out, inode(d.id, name), func() (string, bool) { return r.link(d.c) })
+	} else if r != nil && r.links != nil {
 		l := &links{node{tree: d.tree, c: d.c, id: d.id}, r}
 		l.fill(&out.Attr)
 		out.SetEntryTimeout(forever)
@@ -97,8 +99,14 @@ func (d *dir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
 	}
 	for _, r := range d.scope.rows {
 		kind := uint32(syscall.S_IFREG)
-		if r.links != nil {
+		switch {
+		case r.links != nil:
 			kind = syscall.S_IFDIR
+		case r.link != nil:
+			if _, there := r.link(d.c); !there {
+				continue
+			}
+			kind = syscall.S_IFLNK
 		}
 		entries = append(entries, fuse.DirEntry{Name: r.name, Mode: kind, Ino: inode(d.id, r.name)})
 	}
@@ -205,8 +213,11 @@ func (d *dir) Create(_ context.Context, name string, _, _ uint32, _ *fuse.EntryO
 	if strings.HasPrefix(name, ".") {
 		return nil, nil, 0, syscall.EACCES
 	}
-	return nil, nil, 0, d.refuse(&engine.Error{Op: "create", File: name, Errno: syscall.EACCES, Why: "no such control file",
-		Cure: "ls lists the files, and help in the root explains them"})
+	why, cure := "no such control file", "ls lists the files, and help in the root explains them"
+	if r := d.scope.byName[name]; r != nil && r.absent != "" {
+		why, cure = "it is not there now", r.absent
+	}
+	return nil, nil, 0, d.refuse(&engine.Error{Op: "create", File: name, Errno: syscall.EACCES, Why: why, Cure: cure})
 }
 
 // Mknod, Symlink and Link make what the tree does not hold.

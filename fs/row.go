@@ -28,7 +28,9 @@ type row struct {
 	keys func(c *engine.Config, key, value string) error                // a setting of many keys, each changed alone; "" resets one
 	act  func(by engine.Caller, c engine.Container, value string) error // an order, or a kernel file that is written
 
-	links *linking // a directory of links; nothing else goes with it
+	links  *linking                              // a directory of links; nothing else goes with it
+	link   func(engine.Container) (string, bool) // a link, while it is there; likewise
+	absent string                                // what to do when it is not
 }
 
 // source is what a reader makes text from. In the root there is no container and no view.
@@ -57,6 +59,7 @@ const (
 	modeState   = 0o444
 	modeAction  = 0o200
 	modeLinks   = 0o555
+	modeLink    = 0o777
 )
 
 // What a row can do. Everything else that depends on the kind of a file asks one of these, so that a new kind of handler
@@ -70,6 +73,8 @@ func (r *row) mode() uint32 {
 	switch {
 	case r.links != nil:
 		return modeLinks
+	case r.link != nil:
+		return modeLink
 	case !r.writable():
 		return modeState
 	case !r.readable():

@@ -38,6 +38,7 @@ const (
 	kindRan
 	kindResize
 	kindResized
+	kindInput
 )
 
 // idSize bounds the length of a container's id in a message.

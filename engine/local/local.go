@@ -74,6 +74,7 @@ type Engine struct {
 	nodes    launch.Nodes
 	keeper   *keeper.Client
 	mountDir string // immutable
+	runDir   string // immutable
 	watcher  *cgroup.Watcher
 	facts    facts
 	features func() []engine.Feature // found out when first asked for
@@ -89,7 +90,7 @@ type Engine struct {
 // New opens the engine: it reads the records and the keeper's account of what lives and what has exited, and brings the
 // machine into agreement with that.
 func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, error) {
-	e := &Engine{log: o.Log, keeper: client, mountDir: o.Mount, watcher: cgroup.NewWatcher(), top: map[string]*container{}, byID: map[string]*container{}}
+	e := &Engine{log: o.Log, keeper: client, mountDir: o.Mount, runDir: o.Run, watcher: cgroup.NewWatcher(), top: map[string]*container{}, byID: map[string]*container{}}
 	var err error
 	if e.facts, err = learn(o.Run); err != nil {
 		return nil, err
@@ -166,6 +167,7 @@ func (e *Engine) Close() {
 	if err := e.groups.Remove(); err != nil && !errors.Is(err, syscall.EBUSY) {
 		e.log.Warn("the group of all containers stays behind", "err", err)
 	}
+	e.removeInputs()
 	e.closeGroups()
 	if err := e.roots.Close(); err != nil {
 		e.log.Warn("roots", "err", err)
@@ -341,6 +343,7 @@ func (c *container) discard() error {
 		return err
 	}
 	c.unpin()
+	c.dropInput()
 	c.saving.Lock()
 	defer c.saving.Unlock()
 	err := c.e.roots.Remove(c.id)

@@ -39,6 +39,9 @@ func (e *Engine) recover(account keeper.Account) error {
 	for _, c := range e.byID { // nobody else has them yet
 		c.watchRun(0)
 	}
+	if err := e.recoverInputs(); err != nil {
+		return err
+	}
 	e.settleIn()
 	go e.keeper.Serve(e.exited)
 	e.removeStrays()

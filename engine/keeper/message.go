@@ -38,6 +38,7 @@ const (
 	kindRan
 	kindResize
 	kindResized
+	kindInput
 )
 
 // idSize bounds the length of a container's id in a message, or of an exec's, which to the keeper is the same.

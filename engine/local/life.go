@@ -56,6 +56,7 @@ func (c *container) take(x keeper.Exit) bool {
 	}
 	c.pid, c.pidfd, c.root, c.mounts, c.steps = 0, nil, nil, nil, nil
 	c.moveIn(nil)
+	c.reads = false
 	c.rec.Exit, c.rec.Started, c.rec.KillAt = exit, true, time.Time{}
 	c.endLeftovers()
 	c.enter(engine.Exited)
@@ -69,6 +70,9 @@ func (c *container) take(x keeper.Exit) bool {
 			pidfd.Close()
 		}
 		c.notePeak()
+		if !view.Config.Extension.StdinOpen {
+			c.dropInput()
+		}
 		kept := c.recordExit()
 		c.stopped(view)
 		if kept {

@@ -5,18 +5,14 @@
 //
 // An [Engine] composes what does the work: engine/cgroup for groups, overlay for roots, engine/plan and engine/launch for
 // the launch, engine/keeper for the processes. It alone decides about state. A container's record on disk is its
-// configuration and its last exit; whether it runs is never written down, but asked of the keeper, who knows.
+// configuration and its last exit; whether it runs is never written down, but asked of the keeper, who knows. Execs, further
+// programs of a container (exec*.go), are kept in its directory, and launched by the keeper as containers are, by [plan.Enter].
 //
 // # Namespaces and ids
 //
 // A start takes a user namespace and a network namespace that it owns from a stock (stock.go), with a range of host ids that
 // is the container's until it is removed (ids.go). The range is in its record from its first exit on; while it runs, its
 // process tells. Namespaces that others enter are pinned (pins.go).
-//
-// # Execs
-//
-// Further programs of a container (exec*.go) are launched by the keeper as containers are, by [plan.Enter], under the id of the container and
-// one of their own. Their records and logs lie in the container's directory.
 //
 // # Failure
 //
@@ -79,6 +75,7 @@ type Engine struct {
 	nodes    launch.Nodes
 	keeper   *keeper.Client
 	mountDir string // immutable
+	runDir   string // immutable
 	watcher  *cgroup.Watcher
 	facts    facts
 	features func() []engine.Feature // found out when first asked for
@@ -94,7 +91,7 @@ type Engine struct {
 // New opens the engine: it reads the records and the keeper's account of what lives and what has exited, and brings the
 // machine into agreement with that.
 func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, error) {
-	e := &Engine{log: o.Log, keeper: client, mountDir: o.Mount, watcher: cgroup.NewWatcher(), top: map[string]*container{}, byID: map[string]*container{}}
+	e := &Engine{log: o.Log, keeper: client, mountDir: o.Mount, runDir: o.Run, watcher: cgroup.NewWatcher(), top: map[string]*container{}, byID: map[string]*container{}}
 	var err error
 	if e.facts, err = learn(o.Run); err != nil {
 		return nil, err
@@ -172,6 +169,7 @@ func (e *Engine) Close() {
 	if err := e.groups.Remove(); err != nil && !errors.Is(err, syscall.EBUSY) {
 		e.log.Warn("the group of all containers stays behind", "err", err)
 	}
+	e.removeInputs()
 	e.closeGroups()
 	if err := e.roots.Close(); err != nil {
 		e.log.Warn("roots", "err", err)
@@ -348,6 +346,7 @@ func (c *container) discard() error {
 	}
 	c.unpin()
 	c.execs.settle()
+	c.dropInput()
 	c.saving.Lock()
 	defer c.saving.Unlock()
 	err := c.e.roots.Remove(c.id)

@@ -20,6 +20,7 @@ type Extension struct {
 	RootMode    RootMode `json:"rootfs.mode"`
 	StopSignal  string   `json:"stop.signal"`  // without the SIG prefix
 	StopTimeout int      `json:"stop.timeout"` // seconds
+	StdinOpen   bool     `json:"stdin.open,omitempty"`
 
 	User    string                              `json:"user,omitempty"`    // what [Config.SetUser] leaves for the start to look up
 	Seccomp string                              `json:"seccomp,omitempty"` // SeccompUnconfined, or "" for what linux.seccomp says

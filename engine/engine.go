@@ -138,6 +138,8 @@ type Container interface {
 	// NamespaceLink returns a path that stands for the container's namespace of a kind, by its name in [Namespaces]: what
 	// setns(2) can open, on this machine, at this moment. There is none while nothing runs and nothing holds it.
 	NamespaceLink(name string) (target string, ok bool)
+	// Input returns the FIFO that is the program's standard input, and whether there is one.
+	Input() (file string, open bool)
 
 	// Execs lists the further programs of the container, sorted by name.
 	Execs() []Exec

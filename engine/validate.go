@@ -25,6 +25,9 @@ func (c *Config) Validate() error {
 	if err := c.validateFields(); err != nil {
 		return err
 	}
+	if err := c.validateInput(); err != nil {
+		return err
+	}
 	return c.validateDevices()
 }
 

@@ -25,7 +25,7 @@ func (t *tree) newDir(c engine.Container) *dir {
 // again: a size of 0 would, for a moment, end a concurrent sendfile(2).
 func (d *dir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
 	if r := d.scope.byName[name]; r != nil {
-		return d.lookupRow(ctx, r, out), 0
+		return d.lookupRow(ctx, r, out)
 	}
 	if c, ok := d.tree.engine.Child(d.c, name); ok {
 		return d.enter(ctx, c, out), 0
@@ -33,8 +33,11 @@ func (d *dir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.
 	return nil, syscall.ENOENT
 }
 
-// lookupRow makes the node of a row.
-func (d *dir) lookupRow(ctx context.Context, r *row, out *fuse.EntryOut) *fs.Inode {
+// lookupRow makes the node of a row. A link is not always there, and is asked for each time.
+func (d *dir) lookupRow(ctx context.Context, r *row, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	if r.link != nil {
+		return d.lead(ctx, out, inode(d.id, r.name), func() (string, bool) { return r.link(d.c) })
+	}
 	out.SetEntryTimeout(forever)
 	common := func() node { return node{tree: d.tree, c: d.c, x: d.x, id: d.id} }
 	at := fs.StableAttr{Mode: syscall.S_IFDIR, Ino: inode(d.id, r.name)}
@@ -42,12 +45,12 @@ func (d *dir) lookupRow(ctx context.Context, r *row, out *fuse.EntryOut) *fs.Ino
 	case r.links != nil:
 		l := &links{common(), r}
 		l.fill(&out.Attr)
-		return d.NewInode(ctx, l, at)
+		return d.NewInode(ctx, l, at), 0
 	case r.execs:
 		e := &execs{common(), r}
 		e.fill(&out.Attr)
 		out.SetAttrTimeout(forever)
-		return d.NewInode(ctx, e, at)
+		return d.NewInode(ctx, e, at), 0
 	}
 	f := &file{common(), r, at.Ino}
 	f.fill(&out.Attr)
@@ -55,7 +58,7 @@ func (d *dir) lookupRow(ctx context.Context, r *row, out *fuse.EntryOut) *fs.Ino
 		out.SetAttrTimeout(moment)
 	}
 	at.Mode = syscall.S_IFREG
-	return d.NewInode(ctx, f, at)
+	return d.NewInode(ctx, f, at), 0
 }
 
 // enter makes the node of a child container. When the kernel knows it already, go-fuse keeps the older node.
@@ -122,8 +125,14 @@ func (d *dir) files() []fuse.DirEntry {
 	}
 	for _, r := range d.scope.rows {
 		kind := uint32(syscall.S_IFREG)
-		if r.directory() {
+		switch {
+		case r.directory():
 			kind = syscall.S_IFDIR
+		case r.link != nil:
+			if _, there := r.link(d.c); !there {
+				continue
+			}
+			kind = syscall.S_IFLNK
 		}
 		entries = append(entries, fuse.DirEntry{Name: r.name, Mode: kind, Ino: inode(d.id, r.name)})
 	}
@@ -226,8 +235,11 @@ func (d *dir) Create(_ context.Context, name string, _, _ uint32, _ *fuse.EntryO
 	if strings.HasPrefix(name, ".") {
 		return nil, nil, 0, syscall.EACCES
 	}
-	return nil, nil, 0, d.refuse(&engine.Error{Op: "create", File: name, Errno: syscall.EACCES, Why: "no such control file",
-		Cure: "ls lists the files, and help in the root explains them"})
+	why, cure := "no such control file", "ls lists the files, and help in the root explains them"
+	if r := d.scope.byName[name]; r != nil && r.absent != "" {
+		why, cure = "it is not there now", r.absent
+	}
+	return nil, nil, 0, d.refuse(&engine.Error{Op: "create", File: name, Errno: syscall.EACCES, Why: why, Cure: cure})
 }
 
 // Mknod, Symlink and Link make what the tree does not hold.

@@ -127,7 +127,7 @@ func (e *execs) Link(context.Context, fs.InodeEmbedder, string, *fuse.EntryOut) 
 
 func (d *execDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
 	if r := d.scope.byName[name]; r != nil {
-		return d.lookupRow(ctx, r, out), 0
+		return d.lookupRow(ctx, r, out)
 	}
 	return nil, syscall.ENOENT
 }

@@ -35,8 +35,7 @@ type links struct {
 // link is one symbolic link.
 type link struct {
 	node
-	row  *row
-	name string
+	leads func() (target string, ok bool)
 }
 
 // linkIno numbers a link.
@@ -54,12 +53,7 @@ func (l *links) fill(out *fuse.Attr) {
 
 // Lookup is asked each time: links come and go with what runs.
 func (l *links) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	if _, ok := l.row.links.leads(l.c, name); !ok {
-		return nil, syscall.ENOENT
-	}
-	child := &link{node{tree: l.tree, c: l.c, id: l.id}, l.row, name}
-	child.fill(&out.Attr)
-	return l.NewInode(ctx, child, fs.StableAttr{Mode: syscall.S_IFLNK, Ino: l.linkIno(name)}), 0
+	return l.lead(ctx, out, l.linkIno(name), func() (string, bool) { return l.row.links.leads(l.c, name) })
 }
 
 // Readdir lists the links that there are.
@@ -120,10 +114,20 @@ func (l *links) Rename(context.Context, string, fs.InodeEmbedder, string, uint32
 	return syscall.EPERM
 }
 
+// lead makes the node of a link, if it is there.
+func (n *node) lead(ctx context.Context, out *fuse.EntryOut, ino uint64, leads func() (string, bool)) (*fs.Inode, syscall.Errno) {
+	if _, ok := leads(); !ok {
+		return nil, syscall.ENOENT
+	}
+	child := &link{node{tree: n.tree, c: n.c, id: n.id}, leads}
+	child.fill(&out.Attr)
+	return n.NewInode(ctx, child, fs.StableAttr{Mode: syscall.S_IFLNK, Ino: ino}), 0
+}
+
 // fill makes the attributes of a link. Its size is the length of its target, as tar wants it. It belongs to the owner of the
 // container's directory; nothing else about a link is ever asked.
 func (l *link) fill(out *fuse.Attr) {
-	target, _ := l.row.links.leads(l.c, l.name)
+	target, _ := l.leads()
 	o := l.owner()
 	o.Mode = 0o777
 	fill(out, o, l.c.View().Changed)
@@ -143,7 +147,7 @@ func (l *link) Setattr(ctx context.Context, fh fs.FileHandle, _ *fuse.SetAttrIn,
 
 // Readlink tells where the link leads at this moment.
 func (l *link) Readlink(context.Context) ([]byte, syscall.Errno) {
-	target, ok := l.row.links.leads(l.c, l.name)
+	target, ok := l.leads()
 	if !ok {
 		return nil, syscall.ENOENT
 	}

@@ -390,6 +390,11 @@ func (c *memContainer) Processes() ([]engine.Process, error) {
 	return out, nil
 }
 
+// Input leads to nothing.
+func (c *memContainer) Input() (string, bool) {
+	return "/run/stdin/" + c.View().ID, c.View().Config.Extension.StdinOpen
+}
+
 // NamespaceLink leads to this process's own namespaces while the container runs.
 func (c *memContainer) NamespaceLink(name string) (string, bool) {
 	return "/proc/self/ns/" + name, c.View().PID != 0

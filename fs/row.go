@@ -29,8 +29,10 @@ type row struct {
 	keys func(c *engine.Config, key, value string) error              // a setting of many keys, each changed alone; "" resets one
 	act  func(by engine.Caller, p engine.Program, value string) error // an order, or a kernel file that is written
 
-	links *linking // a directory of links; nothing else goes with it
-	execs bool     // the directory of execs; likewise
+	links  *linking                              // a directory of links; nothing else goes with it
+	link   func(engine.Container) (string, bool) // a link, while it is there; likewise
+	execs  bool                                  // the directory of execs; likewise
+	absent string                                // what to do when the link is not there
 }
 
 // source is what a reader makes text from. In the root there is no container and no view.
@@ -61,6 +63,7 @@ const (
 	modeAction  = 0o200
 	modeLinks   = 0o555
 	modeExecs   = 0o755
+	modeLink    = 0o777
 )
 
 // What a row can do. Everything else that depends on the kind of a file asks one of these, so that a new kind of handler
@@ -79,6 +82,8 @@ func (r *row) mode() uint32 {
 		return modeLinks
 	case r.execs:
 		return modeExecs
+	case r.link != nil:
+		return modeLink
 	case !r.writable():
 		return modeState
 	case !r.readable():

@@ -44,6 +44,12 @@ var processRows = []row{
 	{name: "tty", shape: single, live: true,
 		read: ofConfig((*engine.Config).TTY), set: asText((*engine.Config).SetTTY),
 		help: "1, or its size as COLSxROWS, gives the program a terminal, whose output goes to log; only the size changes while it runs"},
+	// The link comes before what it depends on: rm -r resets a setting by removing it.
+	{name: "stdin", shape: linked, link: engine.Container.Input, absent: "write 1 into stdin.open first",
+		help: "while stdin.open is 1, a link to the FIFO that is the program's standard input; it does not end with a writer"},
+	{name: "stdin.open", shape: single, live: true,
+		read: ofConfig((*engine.Config).StdinOpen), set: asText((*engine.Config).SetStdinOpen),
+		help: "1 gives the program a standard input, which is written to stdin; 0 is the end of it, or /dev/null from the start"},
 	{name: "stop.signal", shape: single, live: true,
 		read: ofConfig((*engine.Config).StopSignal), set: asText((*engine.Config).SetStopSignal),
 		help: "the signal that stop sends, by name or number"},

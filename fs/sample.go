@@ -65,10 +65,11 @@ func (s *samples) forget(at time.Time) {
 	}
 }
 
-// look looks at every container once. One after the other: a second thread would be as fast again, and take the processor from
-// the starts that go on meanwhile.
+// look looks at every container once.
 func look(e engine.Engine) []sample {
-	all := []sample{}
-	each(e, nil, func(c engine.Container) { all = append(all, sample{c.View(), c.Stats()}) })
+	var found []engine.Container
+	each(e, nil, func(c engine.Container) { found = append(found, c) })
+	all := make([]sample, len(found))
+	forEach(len(found), func(i int) { all[i] = sample{found[i].View(), found[i].Stats()} })
 	return all
 }

@@ -23,7 +23,7 @@ const (
 	stream shape = "stream" // reading blocks until there is something to say
 	order  shape = "action" // writing does something
 	logged shape = "log"    // what a program wrote, with a true size
-	linked shape = "links"  // a directory of symbolic links
+	linked shape = "links"  // a directory of symbolic links, or one
 	nested shape = "execs"  // a directory of execs
 )
 

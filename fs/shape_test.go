@@ -214,10 +214,16 @@ func TestRows(t *testing.T) {
 			if r.help == "" || strings.ContainsAny(r.help, "\n|") || r.name == "" || r.shape == "" {
 				t.Errorf("%s: not whole", r.name)
 			}
-			if r.directory() {
-				kind := map[bool]shape{true: linked, false: nested}[r.links != nil]
-				if r.shape != kind || (r.links != nil) == r.execs || (r.mode() == modeLinks) != (r.links != nil) || r.readable() || r.writable() {
-					t.Errorf("%s: more than a directory", r.name)
+			if r.directory() || r.link != nil {
+				want, mode := linked, uint32(modeLinks)
+				switch {
+				case r.link != nil:
+					mode = modeLink
+				case r.execs:
+					want, mode = nested, modeExecs
+				}
+				if r.shape != want || r.mode() != mode || r.readable() || r.writable() {
+					t.Errorf("%s: more than a directory or a link", r.name)
 				}
 				continue
 			}

@@ -53,12 +53,15 @@ func psOne(c engine.Container) (string, error) {
 // nothing.
 func psAll(e engine.Engine) (string, error) {
 	var failed error
+	found := e.Children(nil)
+	all := make([][]engine.Process, len(found))
+	errs := make([]error, len(found))
+	forEach(len(found), func(i int) { all[i], errs[i] = found[i].Processes() })
 	text := aligned(func(w io.Writer) {
 		io.WriteString(w, "CONTAINER\t"+psHeader)
-		for _, c := range e.Children(nil) {
-			procs, err := c.Processes()
-			if err != nil && engine.Errno(err) != syscall.ENOENT {
-				failed = err
+		for i, procs := range all {
+			if errs[i] != nil && engine.Errno(errs[i]) != syscall.ENOENT {
+				failed = errs[i]
 			}
 			for _, p := range procs {
 				io.WriteString(w, p.Container+"\t")

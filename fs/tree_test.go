@@ -71,7 +71,7 @@ func TestTreeUnlink(t *testing.T) {
 	m := created(t)
 	m.sh("echo x > c/cmd; echo A=1 > c/env; echo 1G > c/memory.max; rm c/cmd c/env c/memory.max c/state c/start c/log; cat c/cmd c/env c/memory.max c/state",
 		"\nPATH="+engine.DefaultPath+"\nmax\ncreated\n")
-	m.sh("rm help; cat help | wc -l | grep -c .; ls c | wc -l", fmt.Sprintf("1\n%d\n", len(containerScope.rows)))
+	m.sh("rm help; cat help | wc -l | grep -c .; ls c | wc -l", fmt.Sprintf("1\n%d\n", permanent()))
 	m.sh("echo x > c/cmd; echo 1G > c/memory.max; echo 1 > c/start", "")
 	m.fails("rm c/cmd", "busy")
 	m.fails("rm c/memory.max", "busy") // live, but rm -r must not take the limits off
@@ -239,4 +239,25 @@ func TestInodes(t *testing.T) {
 	if inode("c1", "") == inode("c1", "cmd") || inode("c1", "cmd") == inode("c2", "cmd") {
 		t.Error("numbers are not told apart")
 	}
+}
+
+// permanent is how many of a container's files are there at any time.
+func permanent() (n int) {
+	for _, r := range containerScope.rows {
+		if r.link == nil {
+			n++
+		}
+	}
+	return n
+}
+
+// TestTreeLink: a link is there while the engine says so, and removing it does nothing.
+func TestTreeLink(t *testing.T) {
+	m := created(t)
+	m.sh("ls c | grep -c '^stdin$'; test -L c/stdin || echo none", "0\nnone\n")
+	m.fails("echo x > c/stdin", "denied")
+	m.sh("cat c/error", "create stdin: it is not there now; write 1 into stdin.open first\n")
+	m.sh("echo 1 > c/stdin.open; ls c | grep -c '^stdin$'; readlink c/stdin; stat -c '%A %s' c/stdin; rm c/stdin; test -L c/stdin && echo there",
+		fmt.Sprintf("1\n/run/stdin/%[1]s\nlrwxrwxrwx %[2]d\nthere\n", m.get("c").View().ID, len("/run/stdin/"+m.get("c").View().ID)))
+	m.sh("echo 0 > c/stdin.open; test -L c/stdin || echo none; echo 1 > c/stdin.open; rm -r c; ls -d c 2> /dev/null || echo gone", "none\ngone\n")
 }

@@ -287,7 +287,7 @@ func TestWriteBusy(t *testing.T) {
 	m.fails("rmdir c", "busy")
 	m.sh("cat c/error", "rmdir c: the container is running; stop it first\n")
 	m.fails("rm -r c", "busy")
-	m.sh("cat c/cmd; ls c | wc -l", fmt.Sprintf("true\n%d\n", len(containerScope.rows)))
+	m.sh("cat c/cmd; ls c | wc -l", fmt.Sprintf("true\n%d\n", permanent()))
 	m.sh("echo 1 > c/cgroup.freeze; cat c/cgroup.freeze; echo 12 > c/cgroup.procs; echo 13 > c/cgroup.procs; cat c/cgroup.procs", "1\n12\n13\n")
 	m.sh("echo 1 > c/stop; cat c/state; echo KILL > c/kill; cat c/state c/exit c/pid; rm -r c; ls -d c 2> /dev/null || echo gone",
 		"stopping\nexited\n137\ngone\n")

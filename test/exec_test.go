@@ -125,6 +125,64 @@ func TestKillAllDuringExec(t *testing.T) {
 	Eventually(t, "what nobody knows is ended", 5*time.Second, func() bool { _, err := os.Stat("/proc/" + pid); return err != nil })
 }
 
+// startRaw writes by system calls: to EAGAIN, package os waits for poll(2), for ever.
+func (m *Tree) startRaw(path string) error {
+	fd, err := syscall.Open(filepath.Join(m.Dir, path), syscall.O_WRONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(fd)
+	for err = syscall.EINTR; err == syscall.EINTR; {
+		_, err = syscall.Write(fd, []byte("1"))
+	}
+	return err
+}
+
+// A freeze, of the container or of the one around it, catches nobody half-way: a start is over when the freeze is, or refused.
+func TestFreezeAmongExecs(t *testing.T) {
+	m := MountFor(t)
+	m.Start("pod", "sleep 1000", "stop.timeout", "0")
+	m.Start("pod/c", "sleep 1000", "stop.timeout", "0")
+	const crowd = 4
+	for i := range crowd {
+		m.makeExec(fmt.Sprintf("pod/c/exec/%d", i), "true")
+	}
+	ran, late := 0, Patiently(5*time.Second)
+	for round := range 30 {
+		over := make(chan error, crowd)
+		for i := range crowd {
+			go func() {
+				time.Sleep(time.Duration(i) * time.Millisecond)
+				over <- m.startRaw(fmt.Sprintf("pod/c/exec/%d/start", i))
+			}()
+		}
+		time.Sleep(time.Duration(round%6) * time.Millisecond)
+		frozen := []string{"pod/", "pod/c/"}[round%2] + "cgroup.freeze"
+		m.Write(frozen, "1")
+		for range crowd {
+			select {
+			case err := <-over:
+				if err == nil {
+					ran++
+				} else if err != syscall.EAGAIN {
+					t.Error(err)
+				}
+			case <-time.After(late):
+				t.Error("a start waits for the thaw")
+				m.Write(frozen, "0")
+				return
+			}
+		}
+		m.Write(frozen, "0")
+		for i := range crowd {
+			m.Read(fmt.Sprintf("pod/c/exec/%d/wait", i))
+		}
+	}
+	if ran == 0 || ran == 30*crowd {
+		t.Errorf("%d starts of %d came before the freeze: this shows nothing", ran, 30*crowd)
+	}
+}
+
 // Whatever is wrong with an exec is refused with its errno and a sentence, and changes nothing.
 func TestExecBadInput(t *testing.T) {
 	m := MountFor(t)

@@ -235,3 +235,34 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("after a restart: %q", got)
 	}
 }
+
+// TestKillServerAtInput: the standard input of a program does not end with a server. The writer that has it open goes on, and
+// so do those who come later; its end is the one that is asked for.
+func TestKillServerAtInput(t *testing.T) {
+	m := MountFor(t)
+	m.Sh("mkdir c; echo 1 > c/stdin.open; echo cat > c/cmd; echo 1 > c/start")
+	fifo, err := os.Readlink(filepath.Join(m.Dir, "c/stdin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	open, err := os.OpenFile(fifo, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintln(open, "before")
+	m.killServer()
+	fmt.Fprintln(open, "through")
+	open.Close()
+	m.Sh("echo after > c/stdin")
+	Eventually(t, "all is read", 5*time.Second, func() bool { return m.Read("c/log") == "before\nthrough\nafter" })
+	if got := m.Read("c/state"); got != "running" {
+		t.Errorf("state %s: the input has ended by itself", got)
+	}
+	m.Write("c/stdin.open", "0")
+	if got := m.Read("c/wait"); got != "0" {
+		t.Errorf("exit %s", got)
+	}
+	if _, err := os.Lstat(fifo); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the FIFO is still there: %v", err)
+	}
+}

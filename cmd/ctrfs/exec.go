@@ -132,14 +132,19 @@ func (x *execution) configure(at string, argv []string) error {
 	return nil
 }
 
-// writeControl writes a control file. The sentence of a refusal is the tree's own.
+// writeControl writes a control file. The sentence of a refusal is the tree's own. It does so by system calls: package os takes
+// EAGAIN for a word to wait for poll(2), which the tree has no answer to.
 func writeControl(at, file, value string, flags int) error {
-	f, err := os.OpenFile(filepath.Join(at, file), os.O_WRONLY|flags, 0)
+	name := filepath.Join(at, file)
+	fd, err := unix.Open(name, unix.O_WRONLY|unix.O_CLOEXEC|flags, 0)
 	if err != nil {
-		return err
+		return &os.PathError{Op: "open", Path: name, Err: err}
 	}
-	defer f.Close()
-	if _, err = f.WriteString(value + "\n"); err == nil {
+	defer unix.Close(fd)
+	for err = unix.EINTR; err == unix.EINTR; {
+		_, err = unix.Write(fd, []byte(value+"\n"))
+	}
+	if err == nil {
 		return nil
 	}
 	if text, _ := os.ReadFile(filepath.Join(at, "error")); len(text) > 0 {

@@ -292,7 +292,7 @@ func (g *Group) without(p *place) (string, error) {
 var numbers = regexp.MustCompile(`([ =]|^)\d+(\.\d+)?`)
 
 // Empty returns what a file reads as in a group in which nothing has run: all that the tree's own file says, with 0 for each
-// number. That needs no group, and has the keys that this kernel has. Errors: those of [Group.Read].
+// number. That needs no group, and has the keys that this kernel has, which do not change. Errors: those of [Group.Read].
 func (t *Tree) Empty(file string) (string, error) {
 	p, err := t.host.lookup("read", file)
 	if err != nil {
@@ -307,6 +307,9 @@ func (t *Tree) Empty(file string) (string, error) {
 	if p.tell != nil && !p.v2 {
 		return "nr_descendants 0\n", nil
 	}
+	if text, ok := t.empties.Load(file); ok {
+		return text.(string), nil
+	}
 	shallow := *p.row
 	shallow.deep = false // every group that there is would be read
 	text, err := (&Group{tree: t, path: "."}).text(&place{row: &shallow, v2: p.v2, in: p.in, key: p.key})
@@ -319,6 +322,9 @@ func (t *Tree) Empty(file string) (string, error) {
 			}
 			return strings.TrimRight(n, "0123456789.") + zero
 		}))
+	}
+	if err == nil {
+		t.empties.Store(file, b.String())
 	}
 	return b.String(), err
 }

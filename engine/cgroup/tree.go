@@ -6,6 +6,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/ctrfs/ctrfs/engine"
@@ -25,7 +26,8 @@ type Tree struct {
 	filters filters
 	enabled []string // controllers that the tree had to enable in the root of v2
 
-	late late // which groups have what few of them have
+	late    late     // which groups have what few of them have
+	empties sync.Map // texts of [Tree.Empty] by file
 }
 
 // Tree makes or opens the directory called name in every hierarchy. Unless [Options] say otherwise it lies at the root, not in the caller's own group: a

@@ -34,6 +34,7 @@
 //	                 ◄── kindRan ─────────────      its status; or errno and step
 //	kindResize ───────►                             the new size of a terminal
 //	                 ◄── kindResized ─────────      it has that; or errno
+//	kindInput, file ──►                             what keeps a standard input open; without a file, no more
 //
 // The command line speaks to the keeper over a unix socket in the run directory, one line each way ([Request]).
 //

@@ -34,6 +34,7 @@ type Keeper struct {
 	launching  map[*child]bool             // on their way to their program; guarded by mu
 	exits      map[exitKey]message         // journalled and not acknowledged; guarded by mu
 	pins       map[[idSize]byte][]*os.File // namespaces held for a container; guarded by mu
+	inputs     map[[idSize]byte][]*os.File // the writing end of a container's standard input; guarded by mu
 	server     *server                     // nil while none runs; guarded by mu
 	restarting bool                        // a server died and its successor is on its way; guarded by mu
 	ending     bool                        // nobody wants a server any more; guarded by mu
@@ -89,7 +90,7 @@ func New(log *slog.Logger, state string, claims *os.File, spawn func(*os.File, R
 		return nil, err
 	}
 	k := &Keeper{log: log, journal: j, spawn: spawn, claims: claims, children: map[int]*child{}, launching: map[*child]bool{}, exits: map[exitKey]message{},
-		pins: map[[idSize]byte][]*os.File{}, later: make(chan func(), 64),
+		pins: map[[idSize]byte][]*os.File{}, inputs: map[[idSize]byte][]*os.File{}, later: make(chan func(), 64),
 		done: make(chan struct{}), wake: make(chan struct{}, 1)}
 	for _, m := range exits {
 		k.exits[exitKey{m.ID, m.Started}] = m
@@ -168,6 +169,7 @@ func (k *Keeper) child(pid int) *child {
 func (k *Keeper) record(c *child, status syscall.WaitStatus) {
 	delete(k.children, c.pid)
 	c.pidfd.Close()
+	k.endInput(c.id)
 	m := message{Kind: kindExit, ID: c.id, PID: int32(c.pid), Status: uint32(status), Started: c.started.UnixNano(), Finished: time.Now().UnixNano()}
 	k.exits[exitKey{m.ID, m.Started}] = m
 	if err := k.journal.add(m); err != nil {
@@ -328,6 +330,9 @@ func (k *Keeper) serve(s *server) {
 			k.resize(s, m)
 		case kindRun:
 			go k.run(s, m, fds)
+			continue
+		case kindInput:
+			k.holdInput(m.ID, filesOf(fds))
 			continue
 		case kindPin:
 			k.pin(m, filesOf(fds))

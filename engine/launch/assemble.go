@@ -26,6 +26,7 @@ type Files struct {
 	Binds   []*os.File                            // prepared trees: those of plan.Bind
 	Proc    *os.File                              // the host's procfs: that of plan.HostProc
 	Null    *os.File                              // /dev/null, for stdin
+	Input   *os.File                              // for stdin in its place, if the plan says so
 	Log     *os.File                              // for stdout and stderr
 	// Terminal is a socket by which the master of the terminal goes to the keeper; for plan.Terminal.
 	Terminal *os.File

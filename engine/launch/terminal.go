@@ -78,7 +78,14 @@ func (a *assembler) stdio(s plan.Stdio) error {
 	files := []arg{a.slave, a.slave, a.slave}
 	switch {
 	case !s.Terminal:
-		files = []arg{a.file(a.files.Null), a.file(a.files.Log), a.file(a.files.Log)}
+		in := a.files.Null
+		if s.Input {
+			in = a.files.Input
+		}
+		if in == nil {
+			return fmt.Errorf("a plan with a standard input, and nothing to read: %w", syscall.EINVAL)
+		}
+		files = []arg{a.file(in), a.file(a.files.Log), a.file(a.files.Log)}
 	case a.slave.kind != register:
 		return fmt.Errorf("a plan that uses a terminal before it is opened: %w", syscall.EINVAL)
 	default:

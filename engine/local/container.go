@@ -68,6 +68,8 @@ type container struct {
 	pins   map[specs.LinuxNamespaceType]*os.File // guarded by mu; namespaces that others have entered, or nil
 	guests atomic.Int32                          // starts on their way that enter its user namespace
 
+	reads bool // guarded by mu; the present run has a FIFO as its standard input
+
 	landlord *container   // guarded by mu; who has made the mounts that it runs in, nil for itself and for nobody
 	tenants  atomic.Int32 // who runs in mounts that it has made, and starts on their way that enter its mount namespace
 
@@ -243,6 +245,9 @@ func (c *container) Update(by engine.Caller, file string, live bool, change func
 	if err := next.Validate(); err != nil {
 		return err
 	}
+	if err := c.checkInput(v, next); err != nil {
+		return err
+	}
 	if v.State.Active() && next.DeviceList() != v.Config.DeviceList() {
 		if err := c.checkDevices(next); err != nil {
 			return err
@@ -277,6 +282,7 @@ func (c *container) Update(by engine.Caller, file string, live bool, change func
 		return err
 	}
 	c.resize(v.Config, next)
+	c.changeInput(v, next)
 	c.rewatch(v.Config, next)
 	if !sameNamespaces(next, v.Config) {
 		c.unpin()

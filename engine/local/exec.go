@@ -20,6 +20,10 @@ import (
 
 // execs are the further programs of a container.
 type execs struct {
+	// entering is held while a program is on its way into the container, and taken for a freeze: what is frozen there does not
+	// get any further, and on v1 it cannot even be killed. Nobody waits for it, see [container.holdExecs].
+	entering sync.RWMutex
+
 	mu     sync.RWMutex
 	byName map[string]*exec // guarded by mu
 }

@@ -2,6 +2,7 @@ package local
 
 import (
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/ctrfs/ctrfs/engine"
@@ -66,6 +67,32 @@ func (e *Engine) resumeExec(x *exec, r keeper.Running) {
 		e.log.Error("the log of a running exec is not in its place", "exec", r.ID, "err", err)
 	}
 }
+
+// holdExecs keeps programs from entering the container, and those below it, until they are released.
+func (c *container) holdExecs() (release func(), err error) {
+	var held []*container
+	release = func() {
+		for _, m := range held {
+			m.execs.entering.Unlock()
+		}
+	}
+	end := time.Now().Add(actionLimit)
+	for _, m := range c.family() {
+		for !m.execs.entering.TryLock() {
+			if time.Now().After(end) {
+				release()
+				return nil, &engine.Error{Op: "write", File: "cgroup.freeze", Value: "1", Errno: syscall.EBUSY,
+					Why: "a program is on its way into " + m.View().Path, Cure: "try again"}
+			}
+			time.Sleep(holdPause)
+		}
+		held = append(held, m)
+	}
+	return release, nil
+}
+
+// holdPause is a part of the time that a program is on its way.
+const holdPause = 200 * time.Microsecond
 
 // loseExecs says of runs that nobody knows to go on, nor how they ended, that this is so: the keeper died, too.
 func (c *container) loseExecs() {

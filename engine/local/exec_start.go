@@ -64,6 +64,8 @@ func (x *exec) Start(by engine.Caller) error {
 	x.settled.Wait()
 	s := &entering{x: x, view: v}
 	defer s.close()
+	x.c.execs.entering.RLock()
+	defer x.c.execs.entering.RUnlock()
 	if s.host, err = x.c.inhabited(); err != nil {
 		return err
 	}
@@ -165,8 +167,11 @@ func (c *container) inside(h inhabited) (*surroundings, error) {
 		if os.IsNotExist(err) { // this kernel has no such namespaces
 			continue
 		}
-		if err != nil {
-			return s, &engine.Error{Op: "start", File: c.View().Path, Errno: engine.Errno(err), Err: err, Cure: "start the container first: echo 1 > ../../start"}
+		if errno := engine.Errno(err); errno != 0 {
+			if errno == syscall.ESRCH {
+				errno = syscall.EBUSY // as a moment later, when that is known
+			}
+			return s, &engine.Error{Op: "start", File: c.View().Path, Errno: errno, Err: err, Cure: "start the container first: echo 1 > ../../start"}
 		}
 		if hostsOwn(f, n.Name) {
 			f.Close()

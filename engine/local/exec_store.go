@@ -51,6 +51,7 @@ func (r *execRecord) over(base *engine.Config) *engine.Config {
 	c := base.Clone()
 	p := c.Spec.Process
 	p.Args, p.Terminal, p.ConsoleSize = r.Args, r.TTY, r.Size
+	c.Extension.StdinOpen = false // the input is its program's
 	if r.Env != nil {
 		p.Env = r.Env
 	}

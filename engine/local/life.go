@@ -56,6 +56,7 @@ func (c *container) take(x keeper.Exit) bool {
 	}
 	c.pid, c.pidfd, c.root, c.mounts, c.steps = 0, nil, nil, nil, nil
 	c.moveIn(nil)
+	c.reads = false
 	c.rec.Exit, c.rec.Started, c.rec.KillAt = exit, true, time.Time{}
 	c.endLeftovers()
 	c.follow(exit)
@@ -70,6 +71,9 @@ func (c *container) take(x keeper.Exit) bool {
 			pidfd.Close()
 		}
 		c.notePeak()
+		if !view.Config.Extension.StdinOpen {
+			c.dropInput()
+		}
 		kept := c.recordExit()
 		c.stopped(view)
 		if kept {
@@ -260,6 +264,13 @@ func (c *container) freeze(value string) error {
 	group, _, err := c.ensureGroup()
 	if err != nil {
 		return err
+	}
+	if value == "1" {
+		release, err := c.holdExecs()
+		if err != nil {
+			return err
+		}
+		defer release()
 	}
 	if err := group.Write("cgroup.freeze", value); err != nil {
 		return err

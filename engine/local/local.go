@@ -5,7 +5,8 @@
 //
 // An [Engine] composes what does the work: engine/cgroup for groups, overlay for roots, engine/plan and engine/launch for
 // the launch, engine/keeper for the processes. It alone decides about state. A container's record on disk is its
-// configuration and its last exit; whether it runs is never written down, but asked of the keeper, who knows.
+// configuration and its last exit; whether it runs is never written down, but asked of the keeper, who knows. Execs, further
+// programs of a container (exec*.go), are kept in its directory, and launched by the keeper as containers are, by [plan.Enter].
 //
 // What nobody asks for begins with [Engine.Automate]: restarts that are due (restart.go) and the starts of a mount (autostart.go).
 // While a container runs, its log is kept within bounds (logmax.go) and its health is looked after (health.go).
@@ -24,7 +25,7 @@
 // # Locks
 //
 // Outermost first: Engine.mu (names, parents, children), a container's action token (one change at a time), that of an exec,
-// the mu of a container's execs (their names), a container's mu (its memory), an exec's mu, store.mu.
+// entering and then mu of a container's execs, a container's mu (its memory), an exec's mu, store.mu.
 package local
 
 import (
@@ -75,6 +76,7 @@ type Engine struct {
 	nodes    launch.Nodes
 	keeper   *keeper.Client
 	mountDir string // immutable
+	runDir   string // immutable
 	watcher  *cgroup.Watcher
 	facts    facts
 	features func() []engine.Feature // found out when first asked for
@@ -94,7 +96,7 @@ type Engine struct {
 // New opens the engine: it reads the records and the keeper's account of what lives and what has exited, and brings the
 // machine into agreement with that.
 func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, error) {
-	e := &Engine{log: o.Log, keeper: client, mountDir: o.Mount, watcher: cgroup.NewWatcher(), automatic: newAutomatic(), top: map[string]*container{}, byID: map[string]*container{}}
+	e := &Engine{log: o.Log, keeper: client, mountDir: o.Mount, runDir: o.Run, watcher: cgroup.NewWatcher(), automatic: newAutomatic(), top: map[string]*container{}, byID: map[string]*container{}}
 	var err error
 	if e.facts, err = learn(o.Run); err != nil {
 		return nil, err
@@ -182,6 +184,7 @@ func (e *Engine) Close() {
 	if err := e.groups.Remove(); err != nil && !errors.Is(err, syscall.EBUSY) {
 		e.log.Warn("the group of all containers stays behind", "err", err)
 	}
+	e.removeInputs()
 	e.closeGroups()
 	if err := e.roots.Close(); err != nil {
 		e.log.Warn("roots", "err", err)
@@ -358,6 +361,7 @@ func (c *container) discard() error {
 	}
 	c.unpin()
 	c.execs.settle()
+	c.dropInput()
 	c.saving.Lock()
 	defer c.saving.Unlock()
 	err := c.e.roots.Remove(c.id)

@@ -44,6 +44,9 @@ func (e *Engine) recover(account keeper.Account) error {
 		c.watchRun(0)
 		c.loseExecs()
 	}
+	if err := e.recoverInputs(); err != nil {
+		return err
+	}
 	e.settleIn()
 	go e.keeper.Serve(e.exited)
 	e.removeStrays()

@@ -81,6 +81,7 @@ type starting struct {
 	meeting *meeting // with the child, for hooks; nil without
 
 	terminal, keepers *os.File // the two ends of the socket that the master goes through; nil without
+	input             *os.File // what stdin is read from; nil without
 }
 
 // run prepares everything, launches, and takes the result. Whatever fails leaves the rest to undo.
@@ -125,8 +126,12 @@ func (s *starting) run() error {
 		return err
 	}
 	defer s.closeTerminal()
+	if err = s.openInput(); err != nil {
+		return err
+	}
+	defer s.closeInput()
 	files := launch.Files{Net: s.around.net, Join: s.around.files, Binds: s.binds, Devices: devices, Tasks: s.join.Tasks, Into: s.join.Into,
-		Proc: e.facts.proc, Null: e.facts.null, Log: s.log, Terminal: s.terminal}
+		Proc: e.facts.proc, Null: e.facts.null, Input: s.input, Log: s.log, Terminal: s.terminal}
 	for _, m := range s.root.Mounts {
 		files.Roots = append(files.Roots, m.File)
 	}
@@ -189,7 +194,7 @@ func (c *container) note() {
 func (c *container) planned(v *engine.View, mounts []overlay.Mount, around *surroundings, plain []bool) ([]plan.Step, error) {
 	h := plan.Host{Name: v.Name, Cgroup: c.groupPath(), Limits: cgroup.Words(v.Config.Spec.Linux.Resources), Mountpoint: c.e.facts.mountpoint,
 		LastCap: c.e.facts.lastCap, NoFile: c.e.facts.noFile, Joined: around.joined, IDs: around.text, BindFiles: plain,
-		Controlled: c.e.controlled(), OOMGroup: c.diesWithOthers(v.Config)}
+		Controlled: c.e.controlled(), Input: v.Config.Extension.StdinOpen, OOMGroup: c.diesWithOthers(v.Config)}
 	for _, m := range mounts {
 		h.Roots = append(h.Roots, plan.Prepared{Target: m.Target, Text: m.Text})
 	}
@@ -327,6 +332,7 @@ func (s *starting) executed(r keeper.Running) {
 	c.pid, c.pidfd, c.started, c.kills = r.PID, r.PidFD, r.Started, s.kills
 	c.rec.OOM, c.rec.Kills = false, s.kills
 	c.root, c.mounts, c.plan, c.steps = s.root, mounts, "", s.steps
+	c.reads = s.input != nil
 	c.moveIn(s.around.landlord)
 	c.settled.Go(func() {
 		c.watchRun(s.kills)

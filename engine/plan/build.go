@@ -33,6 +33,7 @@ type Host struct {
 	OOMScoreMin       int     // the lowest oom_score_adj that can be given: -1000 with CAP_SYS_RESOURCE
 	AppArmor, SELinux bool    // whether the kernel runs with them
 	Filter            *Filter // the compiled seccomp filter, nil for none
+	Input             bool    // there is something to read on stdin
 }
 
 // Words of [Host.Joined] with a meaning.

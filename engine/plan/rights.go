@@ -114,7 +114,7 @@ func rightsOf(spec *specs.Spec, h Host) (r rights, err error) {
 		mask = *p.User.Umask & 0o777
 	}
 	r.late = append(r.late, Umask{mask})
-	r.last = append(r.last, Stdio{p.Terminal}, CloseRest{}, bound)
+	r.last = append(r.last, Stdio{Terminal: p.Terminal, Input: h.Input}, CloseRest{}, bound)
 	user := User{p.User.UID, p.User.GID, p.User.AdditionalGids, p.User.UID != 0 && caps.Inheritable != 0}
 	if p.NoNewPrivileges {
 		r.last = append(append(r.last, user, caps, NoNewPrivileges{}), filter...)

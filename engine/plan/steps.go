@@ -80,8 +80,8 @@ type (
 	PlaceBorrowed struct{ Type, Target string }
 	// DropOldRoot detaches the host's tree: from here on nothing of the host can be reached by any path.
 	DropOldRoot struct{}
-	// Stdio makes descriptors 0, 1 and 2: /dev/null and the log, or the terminal, which becomes the controlling one.
-	Stdio struct{ Terminal bool }
+	// Stdio makes descriptors 0, 1 and 2: /dev/null or the input, and the log; or the terminal, which becomes the controlling one.
+	Stdio struct{ Terminal, Input bool }
 	// CloseRest marks every other descriptor close-on-exec.
 	CloseRest struct{}
 	// EnterMounts enters the mount namespace of a container that runs, to change something there.
@@ -156,6 +156,9 @@ func (DropOldRoot) String() string { return "detach the host's tree" }
 func (s Stdio) String() string {
 	if s.Terminal {
 		return "connect stdin, stdout and stderr to the terminal"
+	}
+	if s.Input {
+		return "connect stdin to its FIFO, stdout and stderr to the log"
 	}
 	return "connect stdin to /dev/null, stdout and stderr to the log"
 }

@@ -17,7 +17,7 @@ import (
 //
 //	mkdir; write cmd; write start; read wait; rmdir
 //
-// in the container's directory exec. Its own ratio is told with it: that of the row to the first of these.
+// in the container's directory exec. The ratios of its rows are to that.
 
 // resident is what the container runs meanwhile.
 const resident = "/bin/sleep 100000"
@@ -33,12 +33,15 @@ func enters(dir, root, scratch string, names []string, apart func(func())) (all 
 			return nil, nil, reason(c, err)
 		}
 	}
-	all = append(all, execThroughMount(c))
+	own := execThroughMount(c)
+	own.rows[0].base = own.rows[0]
+	all = append(all, own)
 	undo := func() {}
 	if contains(names, "crun") {
 		var peer *contestant
 		peer, undo = execOfCrun(root, scratch, apart)
 		if peer != nil {
+			peer.rows[0].base = own.rows[0]
 			all = append(all, peer)
 		}
 	}

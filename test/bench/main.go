@@ -52,6 +52,7 @@ type row struct {
 	name      string
 	hot, cold []time.Duration
 	parts     bool // only a part of a whole job: its ratio would mislead
+	base      *row // what its ratio is to; nil for ctrfs's whole job
 }
 
 // A contestant does the job once at a time, and says how long it took, for each of its rows.
@@ -145,9 +146,8 @@ func (c *contestant) do(record func(*row, time.Duration)) {
 	}
 }
 
-// report prints the table: each row's percentiles, and how many times ctrfs's whole job it takes.
+// report prints the table: each row's percentiles, and how many times ctrfs's job of that kind it takes.
 func report(all []*contestant) {
-	whole := all[0].rows[0]
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "\thot p50\tp99\t× ctrfs\tcold p50\tp99\t× ctrfs\t")
 	fmt.Fprintln(w, "\tms\tms\t\tms\tms\t\t")
@@ -155,6 +155,10 @@ func report(all []*contestant) {
 		for _, r := range c.rows {
 			if c.err != nil || len(r.hot) == 0 {
 				continue
+			}
+			whole := all[0].rows[0]
+			if r.base != nil {
+				whole = r.base
 			}
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", r.name,
 				ms(at(r.hot, 50)), ms(at(r.hot, 99)), ratio(r, at(r.hot, 50), at(whole.hot, 50)),

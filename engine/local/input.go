@@ -1,0 +1,163 @@
+package local
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ctrfs/ctrfs/engine"
+)
+
+// The standard input of a container is a FIFO in the run directory, RUN/stdin/ID, which is there while stdin.open is 1. The
+// program has its reading end, and the keeper a writing one, so that the program does not see the end of its input between two
+// writers, whatever becomes of the server. Nothing is copied: what is not read yet is in the kernel, and its writer waits.
+
+// inputDir is where the FIFOs are.
+func (e *Engine) inputDir() string { return filepath.Join(e.runDir, "stdin") }
+
+func (c *container) inputPath() string { return filepath.Join(c.e.inputDir(), c.id) }
+
+// Input implements [engine.Container].
+func (c *container) Input() (file string, open bool) {
+	return c.inputPath(), c.View().Config.Extension.StdinOpen
+}
+
+// makeInput makes the FIFO. One that is there stays: somebody may wait for a reader.
+func (c *container) makeInput() error {
+	if err := os.Mkdir(c.e.inputDir(), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := unix.Mkfifo(c.inputPath(), 0o600); err != nil && err != unix.EEXIST {
+		return &os.PathError{Op: "mkfifo", Path: c.inputPath(), Err: err}
+	}
+	return nil
+}
+
+// dropInput takes it away, if it is there. Whoever has it open goes on.
+func (c *container) dropInput() {
+	if err := os.Remove(c.inputPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		c.e.log.Warn("a FIFO stays behind", "container", c.id, "err", err)
+	}
+}
+
+// openInput gives the program something to read, if it is to have that.
+func (s *starting) openInput() error {
+	c := s.c
+	if !s.view.Config.Extension.StdinOpen {
+		return nil
+	}
+	if err := c.makeInput(); err != nil {
+		return err
+	}
+	// Without O_NONBLOCK this end would wait for a writer, and the program is not to notice that it did not.
+	r, err := unix.Open(c.inputPath(), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: c.inputPath(), Err: err}
+	}
+	s.input = os.NewFile(uintptr(r), c.inputPath())
+	if err := unix.SetNonblock(r, false); err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	return c.holdInput()
+}
+
+func (s *starting) closeInput() {
+	if s.input == nil {
+		return
+	}
+	s.input.Close()
+	if s.begun {
+		return
+	}
+	if err := s.c.e.keeper.EndInput(s.c.id); err != nil {
+		s.c.e.log.Warn("the keeper still holds a standard input", "container", s.c.id, "err", err)
+	}
+}
+
+// holdInput has the keeper keep the input open. Errors: ENXIO when nobody reads it.
+func (c *container) holdInput() error {
+	w, err := unix.Open(c.inputPath(), unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: c.inputPath(), Err: err}
+	}
+	defer unix.Close(w)
+	return c.e.keeper.HoldInput(c.id, os.NewFile(uintptr(w), c.inputPath()))
+}
+
+// checkInput refuses to open the standard input of a program that has none, or has closed it.
+func (c *container) checkInput(v *engine.View, next *engine.Config) error {
+	if !v.State.Active() || !next.Extension.StdinOpen || v.Config.Extension.StdinOpen {
+		return nil
+	}
+	busy := func(why string) error {
+		return &engine.Error{Op: "write", File: "stdin.open", Value: "1", Errno: syscall.EBUSY, Why: why, Cure: "stop it first: echo 1 > stop"}
+	}
+	c.mu.Lock()
+	reads := c.reads
+	c.mu.Unlock()
+	if !reads {
+		return busy("a program gets its standard input when it starts")
+	}
+	err := c.holdInput()
+	if errors.Is(err, syscall.ENXIO) || errors.Is(err, fs.ErrNotExist) {
+		return busy("the program has closed its standard input")
+	}
+	return err
+}
+
+// changeInput follows the configuration: the end of input for what runs, and the FIFO for what does not.
+func (c *container) changeInput(v *engine.View, next *engine.Config) {
+	was, is := v.Config.Extension.StdinOpen, next.Extension.StdinOpen
+	var err error
+	switch {
+	case was == is:
+		return
+	case is:
+		err = c.makeInput()
+	case v.State.Active(): // the FIFO stays, for it may be opened again
+		err = c.e.keeper.EndInput(c.id)
+	default:
+		c.dropInput()
+	}
+	if err != nil {
+		c.e.log.Error("a standard input is not what stdin.open says", "container", c.id, "err", err)
+	}
+}
+
+// recoverInputs makes the FIFOs that there should be, and removes the others.
+func (e *Engine) recoverInputs() error {
+	entries, err := os.ReadDir(e.inputDir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, entry := range entries {
+		if c := e.byID[entry.Name()]; c == nil {
+			os.Remove(filepath.Join(e.inputDir(), entry.Name()))
+		}
+	}
+	for _, c := range e.byID {
+		if c.rec.Config.Extension.StdinOpen {
+			// Nobody opens it for a run that has begun without.
+			c.reads = c.state.Active()
+			if err := c.makeInput(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// removeInputs leaves nothing of what does not run.
+func (e *Engine) removeInputs() {
+	entries, _ := os.ReadDir(e.inputDir())
+	for _, entry := range entries {
+		if c := e.byID[entry.Name()]; c == nil || !c.View().State.Active() {
+			os.Remove(filepath.Join(e.inputDir(), entry.Name()))
+		}
+	}
+	os.Remove(e.inputDir()) // unless something runs
+}

@@ -3,7 +3,7 @@
 //
 // # Model
 //
-// An [Engine] holds containers in a hierarchy; a [Container] is looked at through a [View], one consistent moment of it,
+// An [Engine] holds containers in a hierarchy; a [Container], as every [Program], is looked at through a [View], one consistent moment of it,
 // and changed by [Container.Update] and the actions (Start, Stop, Kill, …). A container's [Config] is an OCI runtime
 // specification plus an [Extension] for what the specification has no field for. Every setting is a view of one field, so
 // there is one model and no translation between two.

@@ -84,9 +84,9 @@ type View struct {
 	Changed  time.Time // when configuration or state last changed
 }
 
-// Container is one container. Its methods may be called concurrently; actions on one container wait for each other,
-// reads wait for nobody.
-type Container interface {
+// Program is what is configured, started and waited for: a container, or an exec in one. Its methods may be called concurrently;
+// actions on one program wait for each other, reads wait for nobody.
+type Program interface {
 	View() *View
 	// Generation changes whenever the view does: a cheap test whether text made from it is still true.
 	Generation() uint64
@@ -96,22 +96,32 @@ type Container interface {
 	SetOwner(file string, o Owner) error
 
 	// Update changes the configuration, all or nothing: change gets a copy; when it returns nil and the result is valid,
-	// the copy is applied to the running container where it must be, kept on disk, and becomes the configuration. With
-	// live false the answer is EBUSY while the container is active. file names the setting, for the error.
+	// the copy is applied to the running program where it must be, kept on disk, and becomes the configuration. With
+	// live false the answer is EBUSY while the program is active. file names the setting, for the error.
 	Update(by Caller, file string, live bool, change func(*Config) error) error
-	// Automatic is what a start supplies where the configuration leaves it the choice: what the container has, or would get.
-	Automatic() (Automatic, error)
 	// Fail puts the sentence of a refused operation into the error file.
 	Fail(err error)
 
 	// Start launches the program and returns once it has been executed. On failure everything is undone.
 	Start(by Caller) error
+	// Kill sends a signal to PID 1, or to an exec's first process.
+	Kill(by Caller, sig syscall.Signal) error
+	// Wait blocks until the program is not active, and returns how it exited. It ends early with ctx's error.
+	Wait(ctx context.Context) (Exit, error)
+	// Plan returns the steps that Start takes or took, one a line.
+	Plan() (string, error)
+	// Log opens what the program wrote. Its size is true and grows.
+	Log() (Log, error)
+}
+
+// Container is one container: the program that is its PID 1, and all that runs with it.
+type Container interface {
+	Program
+
+	// Automatic is what a start supplies where the configuration leaves it the choice: what the container has, or would get.
+	Automatic() (Automatic, error)
 	// Stop sends the stop signal and returns; KILL follows after the stop timeout.
 	Stop(by Caller) error
-	// Kill sends a signal to PID 1.
-	Kill(by Caller, sig syscall.Signal) error
-	// Wait blocks until the container is not active, and returns how it exited. It ends early with ctx's error.
-	Wait(ctx context.Context) (Exit, error)
 
 	// ReadControl reads a resource file by its cgroup v2 name ("memory.current"). Errors: EOPNOTSUPP where the host has
 	// no such thing.
@@ -129,10 +139,23 @@ type Container interface {
 	Console() (device string, ok bool)
 	// Input returns the FIFO that is the program's standard input, and whether there is one.
 	Input() (file string, open bool)
-	// Plan returns the steps that Start takes or took, one a line.
-	Plan() (string, error)
-	// Log opens what the program wrote. Its size is true and grows.
-	Log() (Log, error)
+
+	// Execs lists the further programs of the container, sorted by name.
+	Execs() []Exec
+	// Exec finds one of them.
+	Exec(name string) (Exec, bool)
+	// AddExec makes one. Errors: EINVAL (name), EEXIST, ENOSPC, EPERM.
+	AddExec(by Caller, name string, owner Owner) (Exec, error)
+	// RemoveExec removes one. Errors: EBUSY while it runs.
+	RemoveExec(by Caller, x Exec) error
+}
+
+// Exec is a further program in a container that runs, with the rights of the container and no others. Its view is as a
+// container's; the configuration in it is the container's, but for what the exec says of its own process.
+type Exec interface {
+	Program
+	// Inherited is what its configuration is where nobody has set anything: the container's, without a program.
+	Inherited() *Config
 }
 
 // Log is an open log file. It follows the container: after the next start it reads the new log.

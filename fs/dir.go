@@ -24,26 +24,41 @@ func (t *tree) newDir(c engine.Container) *dir {
 // Lookup finds a file by the table, then a container. The size of a file is not left out although the kernel asks for it
 // again: a size of 0 would, for a moment, end a concurrent sendfile(2).
 func (d *dir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	if r := d.scope.byName[name]; r != nil && r.link != nil {
-		return d.lead(ctx, out, inode(d.id, name), func() (string, bool) { return r.link(d.c) })
-	} else if r != nil && r.links != nil {
-		l := &links{node{tree: d.tree, c: d.c, id: d.id}, r}
-		l.fill(&out.Attr)
-		out.SetEntryTimeout(forever)
-		return d.NewInode(ctx, l, fs.StableAttr{Mode: syscall.S_IFDIR, Ino: inode(d.id, name)}), 0
-	} else if r != nil {
-		f := &file{node{tree: d.tree, c: d.c, id: d.id}, r, inode(d.id, name)}
-		f.fill(&out.Attr)
-		out.SetEntryTimeout(forever)
-		if !r.readable() || r.setting() {
-			out.SetAttrTimeout(moment)
-		}
-		return d.NewInode(ctx, f, fs.StableAttr{Mode: syscall.S_IFREG, Ino: f.ino}), 0
+	if r := d.scope.byName[name]; r != nil {
+		return d.lookupRow(ctx, r, out)
 	}
 	if c, ok := d.tree.engine.Child(d.c, name); ok {
 		return d.enter(ctx, c, out), 0
 	}
 	return nil, syscall.ENOENT
+}
+
+// lookupRow makes the node of a row. A link is not always there, and is asked for each time.
+func (d *dir) lookupRow(ctx context.Context, r *row, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	if r.link != nil {
+		return d.lead(ctx, out, inode(d.id, r.name), func() (string, bool) { return r.link(d.c) })
+	}
+	out.SetEntryTimeout(forever)
+	common := func() node { return node{tree: d.tree, c: d.c, x: d.x, id: d.id} }
+	at := fs.StableAttr{Mode: syscall.S_IFDIR, Ino: inode(d.id, r.name)}
+	switch {
+	case r.links != nil:
+		l := &links{common(), r}
+		l.fill(&out.Attr)
+		return d.NewInode(ctx, l, at), 0
+	case r.execs:
+		e := &execs{common(), r}
+		e.fill(&out.Attr)
+		out.SetAttrTimeout(forever)
+		return d.NewInode(ctx, e, at), 0
+	}
+	f := &file{common(), r, at.Ino}
+	f.fill(&out.Attr)
+	if !r.readable() || r.setting() {
+		out.SetAttrTimeout(moment)
+	}
+	at.Mode = syscall.S_IFREG
+	return d.NewInode(ctx, f, at), 0
 }
 
 // enter makes the node of a child container. When the kernel knows it already, go-fuse keeps the older node.
@@ -59,8 +74,8 @@ func (d *dir) enter(ctx context.Context, c engine.Container, out *fuse.EntryOut)
 // was told first: nothing needs them to the second, and tar would take a change for a fault.
 func (d *dir) fill(out *fuse.Attr) {
 	t := d.tree.started
-	if d.c != nil {
-		t = d.c.View().Changed
+	if p := d.program(); p != nil {
+		t = p.View().Changed
 	}
 	fill(out, d.owner(), t)
 	out.Mode |= syscall.S_IFDIR
@@ -69,6 +84,7 @@ func (d *dir) fill(out *fuse.Attr) {
 // Getattr is asked once, and again after a change that went through the kernel.
 func (d *dir) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
 	d.fill(&out.Attr)
+	out.Ino = d.StableAttr().Ino // go-fuse adds it to the answer to GETATTR, but not to SETATTR
 	out.SetTimeout(forever)
 	return 0
 }
@@ -77,8 +93,8 @@ func (d *dir) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) sys
 func (d *dir) Setattr(ctx context.Context, fh fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 	if o, ok := changed(d.owner(), in); ok {
 		set := d.tree.engine.SetRootOwner
-		if d.c != nil {
-			set = func(o engine.Owner) error { return d.c.SetOwner("", o) }
+		if p := d.program(); p != nil {
+			set = func(o engine.Owner) error { return p.SetOwner("", o) }
 		}
 		if err := set(o); err != nil {
 			return d.refuse(err)
@@ -89,6 +105,16 @@ func (d *dir) Setattr(ctx context.Context, fh fs.FileHandle, in *fuse.SetAttrIn,
 
 // Readdir lists the files in the order of the table, then the containers by name.
 func (d *dir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
+	entries := d.files()
+	for _, c := range d.tree.engine.Children(d.c) {
+		v := c.View()
+		entries = append(entries, fuse.DirEntry{Name: v.Name, Mode: syscall.S_IFDIR, Ino: inode(v.ID, "")})
+	}
+	return fs.NewListDirStream(entries), 0
+}
+
+// files lists the files, and what every directory has.
+func (d *dir) files() []fuse.DirEntry {
 	up := d.StableAttr().Ino
 	if _, parent := d.Parent(); parent != nil {
 		up = parent.StableAttr().Ino
@@ -100,7 +126,7 @@ func (d *dir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
 	for _, r := range d.scope.rows {
 		kind := uint32(syscall.S_IFREG)
 		switch {
-		case r.links != nil:
+		case r.directory():
 			kind = syscall.S_IFDIR
 		case r.link != nil:
 			if _, there := r.link(d.c); !there {
@@ -110,11 +136,7 @@ func (d *dir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
 		}
 		entries = append(entries, fuse.DirEntry{Name: r.name, Mode: kind, Ino: inode(d.id, r.name)})
 	}
-	for _, c := range d.tree.engine.Children(d.c) {
-		v := c.View()
-		entries = append(entries, fuse.DirEntry{Name: v.Name, Mode: syscall.S_IFDIR, Ino: inode(v.ID, "")})
-	}
-	return fs.NewListDirStream(entries), 0
+	return entries
 }
 
 // nameable checks the name of a container to be in d. The kernel refuses most taken names by itself, since it has looked
@@ -141,10 +163,10 @@ func (d *dir) Mkdir(ctx context.Context, name string, mode uint32, out *fuse.Ent
 	return d.enter(ctx, c, out), 0
 }
 
-// Rmdir removes a container with everything it owned; its control files do not stand in the way. A directory of links is
-// part of the container: as with files that are not settings, removing it alone does nothing.
+// Rmdir removes a container with everything it owned; its control files do not stand in the way. A directory of links or of
+// execs is part of the container: as with files that are not settings, removing it alone does nothing.
 func (d *dir) Rmdir(ctx context.Context, name string) syscall.Errno {
-	if r := d.scope.byName[name]; r != nil && r.links != nil {
+	if r := d.scope.byName[name]; r != nil && r.directory() {
 		return 0
 	}
 	c, ok := d.tree.engine.Child(d.c, name)
@@ -168,9 +190,9 @@ func (d *dir) Unlink(ctx context.Context, name string) syscall.Errno {
 	if !r.setting() {
 		return 0
 	}
-	change, err := r.reset()
+	change, err := r.reset(d.fresh())
 	if err == nil {
-		err = d.c.Update(caller(ctx), name, false, change)
+		err = d.program().Update(caller(ctx), name, false, change)
 	}
 	if err != nil {
 		return d.refuse(err)

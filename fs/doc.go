@@ -8,9 +8,10 @@
 // adding a file is adding a row. The generic code parses a value by its shape (shape.go), asks the engine to apply it,
 // and turns a refusal into an errno and a sentence in the container's error file.
 //
-//	dir ──rows──► file ──open──► handle ──► row.read / set / list / act ──► engine.Container
+//	dir ──rows──► file ──open──► handle ──► row.read / set / list / act ──► engine.Program
 //
-// One kind of row is a directory itself: links.go, symbolic links that the engine makes up.
+// Two kinds of row are directories themselves: links.go, symbolic links that the engine makes up, and exec.go, further programs of
+// a container. What a container's files and theirs have in common knows them as an [engine.Program].
 //
 // The package knows containers through [engine.Engine] only, and imports nothing but the standard library, go-fuse and
 // engine, so that the same tree can stand in front of another engine; a test says so.

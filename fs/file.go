@@ -35,7 +35,7 @@ func (f *file) fill(out *fuse.Attr) {
 	o := f.owner()
 	o.Mode = f.row.mode()
 	if f.c != nil {
-		if own, ok := f.c.Owner(f.row.name); ok {
+		if own, ok := f.program().Owner(f.row.name); ok {
 			o = own
 		}
 	}
@@ -61,7 +61,7 @@ func (f *file) fill(out *fuse.Attr) {
 
 // logSize asks the log itself, at that moment: tail -f follows by the size.
 func (f *file) logSize() uint64 {
-	l, err := f.row.log(f.c)
+	l, err := f.row.log(f.program())
 	if err != nil {
 		return 0
 	}
@@ -118,7 +118,7 @@ func (f *file) Setattr(ctx context.Context, fh fs.FileHandle, in *fuse.SetAttrIn
 		if f.c == nil {
 			return syscall.EPERM
 		}
-		if err := f.c.SetOwner(f.row.name, o); err != nil {
+		if err := f.program().SetOwner(f.row.name, o); err != nil {
 			return f.refuse(err)
 		}
 	}
@@ -139,7 +139,7 @@ func (f *file) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, s
 	}
 	if f.row.log != nil {
 		var err error
-		if h.log, err = f.row.log(f.c); err != nil {
+		if h.log, err = f.row.log(f.program()); err != nil {
 			return nil, 0, f.refuse(err)
 		}
 	}

@@ -70,7 +70,7 @@ func forPage(ctx context.Context) bool { return caller(ctx).UID == nobody }
 
 // readStream blocks until there is a text, or until a signal reaches the reader. No lock is held meanwhile.
 func (h *handle) readStream(ctx context.Context, dest []byte) (fuse.ReadResult, syscall.Errno) {
-	text, err := h.file.row.wait(ctx, h.file.c)
+	text, err := h.file.row.wait(ctx, h.file.program())
 	if ctx.Err() != nil {
 		return nil, syscall.EINTR // a signal is no failure, and leaves no sentence
 	}
@@ -132,7 +132,7 @@ func (h *handle) write(by engine.Caller, data string, off int64) error {
 		if err := checkText(f.row.name, data); err != nil {
 			return err
 		}
-		return f.row.act(by, f.c, strings.TrimSuffix(data, "\n"))
+		return f.row.act(by, f.program(), strings.TrimSuffix(data, "\n"))
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -154,11 +154,11 @@ func (h *handle) write(by engine.Caller, data string, off int64) error {
 // apply parses a text and has the engine make it the setting's value.
 func (h *handle) apply(by engine.Caller, text string) error {
 	f := h.file
-	change, err := f.row.change(text, h.add)
+	change, err := f.row.change(text, h.add, f.fresh())
 	if err != nil {
 		return err
 	}
-	return f.c.Update(by, f.row.name, f.row.live, change)
+	return f.program().Update(by, f.row.name, f.row.live, change)
 }
 
 // front reports whether whole blocks were refused only because a buffer cut them off: a document that just ends too early,

@@ -68,6 +68,7 @@ type memContainer struct {
 	children map[string]*memContainer
 	view     engine.View
 	owners   map[string]engine.Owner
+	execs    map[string]*memExec
 	controls map[string]string
 	log      []byte
 	removed  bool

@@ -23,6 +23,7 @@ type tree struct {
 	started   time.Time // the time of the root and its files
 	root      *scope
 	container *scope
+	exec      *scope
 
 	memos   memos
 	samples samples
@@ -34,7 +35,27 @@ type node struct {
 	fs.Inode
 	tree *tree
 	c    engine.Container
-	id   string // of the container, empty in the root
+	x    engine.Exec // of c, in its directory; nil elsewhere
+	id   string      // of the container or the exec, empty in the root
+}
+
+// program is whom the files of a directory are about; nil in the root.
+func (n *node) program() engine.Program {
+	switch {
+	case n.x != nil:
+		return n.x
+	case n.c != nil:
+		return n.c
+	}
+	return nil
+}
+
+// fresh is the configuration that the settings of a directory have at first, and when they are reset.
+func (n *node) fresh() *engine.Config {
+	if n.x != nil {
+		return n.x.Inherited()
+	}
+	return engine.NewConfig()
 }
 
 // forever is how long the kernel may keep what changes through the kernel only: names, and all about directories.
@@ -78,7 +99,7 @@ func (n *node) owner() engine.Owner {
 	if n.c == nil {
 		return n.tree.engine.RootOwner()
 	}
-	o, _ := n.c.Owner("")
+	o, _ := n.program().Owner("")
 	return o
 }
 
@@ -86,16 +107,16 @@ func (n *node) owner() engine.Owner {
 func (n *node) stamp() stamp {
 	s := stamp{writes: n.tree.writes.Load()} // of all containers: what runs below shows in ps and stats above
 	if n.c != nil {
-		s.generation = n.c.Generation()
+		s.generation = n.program().Generation()
 	}
 	return s
 }
 
 // source is what rows make their texts from, at this moment.
 func (n *node) source() source {
-	s := source{tree: n.tree, c: n.c}
-	if n.c != nil {
-		s.view = n.c.View()
+	s := source{tree: n.tree, c: n.c, p: n.program()}
+	if s.p != nil {
+		s.view = s.p.View()
 	}
 	return s
 }
@@ -103,16 +124,16 @@ func (n *node) source() source {
 // refuse turns an error into what the system call returns, and leaves the sentence where the user looks for it. It is the
 // only way by which an error leaves this package.
 func (n *node) refuse(err error) syscall.Errno {
-	return n.tree.refuse(n.c, err)
+	return n.tree.refuse(n.program(), err)
 }
 
 // refuse is the same for a container that is not the node's own: the child that could not be removed or renamed.
-func (t *tree) refuse(c engine.Container, err error) syscall.Errno {
+func (t *tree) refuse(p engine.Program, err error) syscall.Errno {
 	if !explained(err) {
 		t.log.Error("an error without an errno", "error", err)
 	}
-	if c != nil {
-		c.Fail(err)
+	if p != nil {
+		p.Fail(err)
 	}
 	return engine.Errno(err)
 }

@@ -19,25 +19,27 @@ type row struct {
 	def   string // the default in words, where the text that a new container's file has would not do
 	help  string // one line
 
-	read reader                                                         // text, made anew for each reading
-	wait func(context.Context, engine.Container) (string, error)        // a stream: blocks, then gives the whole text
-	feed func(source) engine.Events                                     // a stream that goes on: a line an event, from the opening on
-	log  func(engine.Container) (engine.Log, error)                     // a file of its own, read where it lies
-	set  setter                                                         // a setting of one value
-	list *listing                                                       // a setting of many items
-	keys func(c *engine.Config, key, value string) error                // a setting of many keys, each changed alone; "" resets one
-	act  func(by engine.Caller, c engine.Container, value string) error // an order, or a kernel file that is written
+	read reader                                                       // text, made anew for each reading
+	wait func(context.Context, engine.Program) (string, error)        // a stream: blocks, then gives the whole text
+	feed func(source) engine.Events                                   // a stream that goes on: a line an event, from the opening on
+	log  func(engine.Program) (engine.Log, error)                     // a file of its own, read where it lies
+	set  setter                                                       // a setting of one value
+	list *listing                                                     // a setting of many items
+	keys func(c *engine.Config, key, value string) error              // a setting of many keys, each changed alone; "" resets one
+	act  func(by engine.Caller, p engine.Program, value string) error // an order, or a kernel file that is written
 
 	links  *linking                              // a directory of links; nothing else goes with it
 	link   func(engine.Container) (string, bool) // a link, while it is there; likewise
-	absent string                                // what to do when it is not
+	execs  bool                                  // the directory of execs; likewise
+	absent string                                // what to do when the link is not there
 }
 
 // source is what a reader makes text from. In the root there is no container and no view.
 type source struct {
 	tree *tree
-	c    engine.Container
-	view *engine.View
+	c    engine.Container // itself, or the one around an exec
+	p    engine.Program   // whom the file is about
+	view *engine.View     // of p
 }
 
 // reader makes the text of a file, with or without its final newline. It is called without any lock, and may take as long
@@ -59,6 +61,7 @@ const (
 	modeState   = 0o444
 	modeAction  = 0o200
 	modeLinks   = 0o555
+	modeExecs   = 0o755
 	modeLink    = 0o777
 )
 
@@ -68,11 +71,16 @@ func (r *row) readable() bool { return r.read != nil || r.wait != nil || r.feed 
 func (r *row) writable() bool { return r.setting() || r.act != nil }
 func (r *row) setting() bool  { return r.set != nil || r.list != nil || r.keys != nil }
 
+// directory reports whether the row is one: its node is made elsewhere.
+func (r *row) directory() bool { return r.links != nil || r.execs }
+
 // mode computes the permission bits from the handlers, so that ls cannot disagree with the code.
 func (r *row) mode() uint32 {
 	switch {
 	case r.links != nil:
 		return modeLinks
+	case r.execs:
+		return modeExecs
 	case r.link != nil:
 		return modeLink
 	case !r.writable():
@@ -96,8 +104,9 @@ func (r *row) text(s source) (string, error) {
 	return text, nil
 }
 
-// change parses what was written and returns what it does to a configuration. With add, items join a list.
-func (r *row) change(text string, add bool) (func(*engine.Config) error, error) {
+// change parses what was written and returns what it does to a configuration. With add, items join a list. What is reset becomes
+// what it is in the fresh one.
+func (r *row) change(text string, add bool, fresh *engine.Config) (func(*engine.Config) error, error) {
 	if err := checkText(r.name, text); err != nil {
 		return nil, err
 	}
@@ -105,7 +114,7 @@ func (r *row) change(text string, add bool) (func(*engine.Config) error, error) 
 	case r.list != nil:
 		return r.changeList(parseList(text), add), nil
 	case isBlank(text):
-		return r.reset()
+		return r.reset(fresh)
 	case r.keys != nil:
 		return r.changeKeys(text)
 	}
@@ -144,10 +153,9 @@ func (r *row) changeKeys(text string) (func(*engine.Config) error, error) {
 	}, err
 }
 
-// reset returns the change that makes a setting what a new container has: its own text, read from there and set here; of
+// reset returns the change that makes a setting what a fresh configuration has: its own text, read from there and set here; of
 // keys, each that is set.
-func (r *row) reset() (func(*engine.Config) error, error) {
-	fresh := engine.NewConfig()
+func (r *row) reset(fresh *engine.Config) (func(*engine.Config) error, error) {
 	if r.list != nil {
 		return r.changeList(r.list.get(fresh), false), nil
 	}
@@ -199,6 +207,10 @@ func ofView(get func(*engine.View) string) reader {
 	return func(s source) (string, error) { return get(s.view), nil }
 }
 
+func ofProgram(get func(engine.Program) (string, error)) reader {
+	return func(s source) (string, error) { return get(s.p) }
+}
+
 func ofContainer(get func(engine.Container) (string, error)) reader {
 	return func(s source) (string, error) { return get(s.c) }
 }
@@ -242,15 +254,26 @@ func formatLimit(n int64) string {
 	return fmt.Sprint(n)
 }
 
+// toContainer is an order that only a container obeys.
+func toContainer(act func(by engine.Caller, c engine.Container, value string) error) func(engine.Caller, engine.Program, string) error {
+	return func(by engine.Caller, p engine.Program, value string) error {
+		c, ok := p.(engine.Container)
+		if !ok {
+			return syscall.EOPNOTSUPP
+		}
+		return act(by, c, value)
+	}
+}
+
 // writeControl hands a value to a kernel file that is an order.
-func writeControl(name string) func(engine.Caller, engine.Container, string) error {
-	return func(by engine.Caller, c engine.Container, value string) error {
+func writeControl(name string) func(engine.Caller, engine.Program, string) error {
+	return toContainer(func(by engine.Caller, c engine.Container, value string) error {
 		value = strings.TrimSpace(value)
 		if value == "" {
 			return engine.Invalid(name, value, "nothing was written", "write a value")
 		}
 		return c.WriteControl(by, name, value)
-	}
+	})
 }
 
 // family is a part of the table with a title, in the order of the documentation.
@@ -259,7 +282,7 @@ type family struct {
 	rows  []row
 }
 
-// The two kinds of directory: the mount's own, and a container's.
+// The kinds of directory: the mount's own, a container's, and an exec's.
 var (
 	rootScope      = newScope(family{"The root of the mount", rootRows})
 	containerScope = newScope(
@@ -269,6 +292,7 @@ var (
 		family{"A container: control and state", controlRows},
 		family{"A container: resources", slices.Concat(resourceRows, networkRows)},
 	)
+	execScope = newScope(family{"An exec of a container: exec/NAME", execRows})
 )
 
 // scope is the files that a kind of directory holds. It never changes.

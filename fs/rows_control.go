@@ -12,10 +12,10 @@ import (
 // controlRows start and stop a container and tell what it does.
 var controlRows = []row{
 	{name: "start", shape: order,
-		act:  func(by engine.Caller, c engine.Container, _ string) error { return c.Start(by) },
+		act:  start,
 		help: "write 1: launches cmd; returns once the program has been executed, or fails with the errno of what failed"},
 	{name: "stop", shape: order,
-		act:  func(by engine.Caller, c engine.Container, _ string) error { return c.Stop(by) },
+		act:  toContainer(func(by engine.Caller, c engine.Container, _ string) error { return c.Stop(by) }),
 		help: "write 1: sends stop.signal and returns; KILL follows after stop.timeout"},
 	{name: "kill", shape: order, act: kill,
 		help: "write a signal's name or number: sends it to PID 1"},
@@ -35,38 +35,39 @@ var controlRows = []row{
 		help: "counters and gauges, numbers only, of the container and those in it; net of its own namespace while it runs"},
 	{name: "events", shape: stream, feed: func(s source) engine.Events { return s.tree.engine.Events(s.c) },
 		help: "as the root's events, of this container and those in it; ends when it is removed"},
-	{name: "log", shape: logged, log: engine.Container.Log,
+	{name: "log", shape: logged, log: engine.Program.Log,
 		help: "what the program wrote to stdout and stderr; kept after the exit, begun anew by start"},
 	{name: "error", shape: single, read: ofView(func(v *engine.View) string { return v.Failure }),
 		help: "why the last operation failed, and the cure; emptied by the next successful start"},
-	{name: "plan", shape: table, read: ofContainer(engine.Container.Plan),
+	{name: "plan", shape: table, read: ofProgram(engine.Program.Plan),
 		help: "the steps that start takes or took, one a line"},
 	{name: "id", shape: single, read: ofView(func(v *engine.View) string { return v.ID }),
 		help: "an identity that mv does not change and no later container reuses"},
+	{name: "exec", shape: nested, execs: true,
+		help: "mkdir exec/NAME makes a further program, which start runs in the container with its rights; its files are listed below"},
 }
 
+// start takes anything.
+func start(by engine.Caller, p engine.Program, _ string) error { return p.Start(by) }
+
 // kill takes what kill(1) takes, for PID 1 alone; cgroup.kill is for all.
-func kill(by engine.Caller, c engine.Container, value string) error {
+func kill(by engine.Caller, p engine.Program, value string) error {
 	sig, err := engine.ParseSignal("kill", strings.TrimSpace(value))
 	if err != nil {
 		return err
 	}
-	return c.Kill(by, sig)
+	return p.Kill(by, sig)
 }
 
 // waitExit reads as the exit file does at the moment when the container has ended.
-func waitExit(ctx context.Context, c engine.Container) (string, error) {
-	exit, err := c.Wait(ctx)
+func waitExit(ctx context.Context, p engine.Program) (string, error) {
+	exit, err := p.Wait(ctx)
 	return exit.Code(), err
 }
 
 // statusText leaves out what there is not, so that grep -q finds a key only when it says something; oom and restarts are
 // numbers and always there.
 func statusText(v *engine.View) string {
-	signal := ""
-	if v.Exit.Happened() && !v.Exit.Unknown && v.Exit.Status.Signaled() {
-		signal = engine.SignalName(v.Exit.Status.Signal())
-	}
 	root, mode := v.Config.Rootfs(), string(v.Config.RootMode())
 	if !v.Config.OwnMounts() {
 		root, mode = "", "" // it runs on files that are there already
@@ -81,7 +82,7 @@ func statusText(v *engine.View) string {
 		{"started", timeText(v.Started)},
 		{"finished", timeText(v.Exit.Finished)},
 		{"exit", v.Exit.Code()},
-		{"signal", signal},
+		{"signal", signalText(v.Exit)},
 		{"oom", oom},
 		{"restarts", fmt.Sprint(v.Restarts)},
 		{"cpu.pressure", v.Config.Pressure("cpu.pressure")},

@@ -24,6 +24,7 @@ const (
 	order  shape = "action" // writing does something
 	logged shape = "log"    // what a program wrote, with a true size
 	linked shape = "links"  // a directory of symbolic links, or one
+	nested shape = "execs"  // a directory of execs
 )
 
 // maxValue bounds a value, in bytes. It is also the largest WRITE that the kernel sends (256 pages), so that a value

@@ -187,7 +187,7 @@ func FuzzSettings(f *testing.F) {
 
 // apply writes a text to a setting of a configuration.
 func apply(r *row, cfg *engine.Config, text string, add bool) error {
-	change, err := r.change(text, add)
+	change, err := r.change(text, add, engine.NewConfig())
 	if err != nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func show(t *testing.T, r *row, cfg *engine.Config) string {
 
 // TestRows checks that each row is whole, and that a setting's default is what it says and can be written back.
 func TestRows(t *testing.T) {
-	for _, s := range []*scope{rootScope, containerScope} {
+	for _, s := range []*scope{rootScope, containerScope, execScope} {
 		if len(s.byName) != len(s.rows) {
 			t.Error("a name stands twice")
 		}
@@ -214,9 +214,16 @@ func TestRows(t *testing.T) {
 			if r.help == "" || strings.ContainsAny(r.help, "\n|") || r.name == "" || r.shape == "" {
 				t.Errorf("%s: not whole", r.name)
 			}
-			if r.links != nil || r.link != nil {
-				if r.shape != linked || r.mode()&^modeLink != 0 || r.readable() || r.writable() {
-					t.Errorf("%s: more than links", r.name)
+			if r.directory() || r.link != nil {
+				want, mode := linked, uint32(modeLinks)
+				switch {
+				case r.link != nil:
+					mode = modeLink
+				case r.execs:
+					want, mode = nested, modeExecs
+				}
+				if r.shape != want || r.mode() != mode || r.readable() || r.writable() {
+					t.Errorf("%s: more than a directory or a link", r.name)
 				}
 				continue
 			}
@@ -249,7 +256,7 @@ func TestDefaults(t *testing.T) {
 		if err := apply(r, cfg, text, false); err != nil {
 			t.Errorf("%s: the default %q is refused: %v", r.name, text, err)
 		}
-		change, err := r.reset()
+		change, err := r.reset(engine.NewConfig())
 		if err == nil {
 			err = change(cfg)
 		}

@@ -20,7 +20,7 @@ import (
 
 func TestTreeMakeAndRemove(t *testing.T) {
 	m := mount(t)
-	m.sh("mkdir a; mkdir -p pod/web/deep; ls -d */ pod/*/ pod/web/*/", "a/\npod/\npod/ns/\npod/web/\npod/web/deep/\npod/web/ns/\n")
+	m.sh("mkdir a; mkdir -p pod/web/deep; ls -d */ pod/*/ pod/web/*/", "a/\npod/\npod/exec/\npod/ns/\npod/web/\npod/web/deep/\npod/web/exec/\npod/web/ns/\n")
 	m.sh("cat pod/web/deep/hostname; cat pod/web/deep/status | grep path", "deep\npath pod/web/deep\n")
 	m.fails("rmdir pod/web", "busy")
 	m.sh("cat pod/web/error", "rmdir web: the container is created; stop it first\n")

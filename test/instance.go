@@ -211,11 +211,15 @@ func (i *Instance) mounts() int {
 	return n
 }
 
+// serverName is the name of the process, by which it is told from a child on its way, which looks like the keeper.
+const serverName = "ctrfs-server\n"
+
 // Processes finds the two processes of the mount: the keeper, and the server, its child.
 func (i *Instance) Processes() (keeper, server int, err error) {
 	own := i.own()
 	for pid, ppid := range own {
-		if _, ok := own[ppid]; ok {
+		name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		if _, ok := own[ppid]; ok && string(name) == serverName {
 			return ppid, pid, nil
 		}
 	}

@@ -2,6 +2,7 @@
 //
 //	ctrfs mount [DIR]     mount the tree (default /ctr) and return when it answers
 //	ctrfs umount [DIR]    unmount it; --stop stops what runs, --keep leaves it running
+//	ctrfs exec NAME CMD   run one more program in a container
 //	ctrfs doctor          say what this host offers to containers, and what it lacks
 //	ctrfs version         say which version this is
 //
@@ -12,6 +13,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -40,8 +42,12 @@ func main() {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(mountCommand(), umountCommand(), doctorCommand(), topCommand(), versionCommand(), keeperCommand(), serverCommand())
-	if err := root.Execute(); err != nil {
+	root.AddCommand(mountCommand(), umountCommand(), doctorCommand(), topCommand(), execCommand(), versionCommand(), keeperCommand(), serverCommand())
+	err := root.Execute()
+	if status, ok := errors.AsType[exitStatus](err); ok {
+		os.Exit(int(status))
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "ctrfs:", err)
 		os.Exit(1)
 	}

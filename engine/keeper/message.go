@@ -41,7 +41,7 @@ const (
 	kindInput
 )
 
-// idSize bounds the length of a container's id in a message.
+// idSize bounds the length of a container's id in a message, or of an exec's, which to the keeper is the same.
 const idSize = 32
 
 // message is one packet. All numbers are in the machine's byte order: both ends are on it.

@@ -20,7 +20,11 @@ import (
 // end is asked of the master itself: only a master answers TIOCGPTPEER, with a terminal (136:*) of the same devpts (ptm_open_peer
 // of drivers/tty/pty.c). So nobody has a say in what is opened here, and bound on /dev/console.
 func (a *assembler) openTerminal(s plan.Terminal) error {
-	pts, dev := a.treeAt("/dev/pts"), a.treeAt("/dev")
+	pts := a.treeAt("/dev/pts")
+	if s.Mounted { // the program had the time to mount something else there: then it has no master, or one of its own
+		flags, length := a.openHow(unix.O_DIRECTORY, unix.RESOLVE_NO_SYMLINKS)
+		pts = new(a.result(a.open("/dev/pts", flags, length)))
+	}
 	if pts == nil || a.files.Terminal == nil {
 		return fmt.Errorf("a plan with a terminal, and no devpts or no socket for it: %w", syscall.EINVAL)
 	}
@@ -34,9 +38,17 @@ func (a *assembler) openTerminal(s plan.Terminal) error {
 	// Whom the namespace does not know cannot be given it: the step that changes the user says so.
 	a.call(unix.SYS_FCHOWN, a.slave, num(s.UID), num(uint32(1<<32-1))).on(syscall.EINVAL, 0)
 	a.sendMaster(master)
+	if !s.Mounted {
+		a.showConsole()
+	}
+	return nil
+}
+
+// showConsole binds the terminal on /dev/console.
+func (a *assembler) showConsole() {
 	console := a.result(a.call(unix.SYS_OPEN_TREE, a.slave, a.empty(), num(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)))
 	var dir arg
-	if dev != nil {
+	if dev := a.treeAt("/dev"); dev != nil {
 		dir = *dev
 	} else {
 		dir = a.directory("/dev", unix.RESOLVE_NO_SYMLINKS)
@@ -44,7 +56,6 @@ func (a *assembler) openTerminal(s plan.Terminal) error {
 	a.call(unix.SYS_MKNODAT, dir, a.path("console"), num(unix.S_IFREG|0o600), num(0)).on(syscall.EEXIST, 0).on(syscall.EROFS, 0)
 	flags, length := a.openHow(0, unix.RESOLVE_NO_SYMLINKS)
 	a.attach(console, a.result(a.call(unix.SYS_OPENAT2, dir, a.path("console"), flags, length)))
-	return nil
 }
 
 // sendMaster passes the master on. The number of the descriptor stands in the message, and no call of a program writes it

@@ -70,6 +70,8 @@ type container struct {
 	landlord *container   // guarded by mu; who has made the mounts that it runs in, nil for itself and for nobody
 	tenants  atomic.Int32 // who runs in mounts that it has made, and starts on their way that enter its mount namespace
 
+	execs execs // further programs in it
+
 	grouping  sync.Mutex // one making of the group at a time; the inner container's before the outer one's, then mu
 	lending   sync.Mutex // one pinning at a time; taken before saving
 	saving    sync.Mutex // one writer of the record at a time; taken after the action token, before mu
@@ -94,18 +96,23 @@ const actionLimit = 500 * time.Millisecond
 
 // begin takes the action token; the result gives it back.
 func (c *container) begin(op string) (end func(), err error) {
+	return begin(c.action, op, func() string { return c.View().Path })
+}
+
+// begin takes the action token of whatever has that path.
+func begin(action chan struct{}, op string, path func() string) (end func(), err error) {
 	select {
-	case c.action <- struct{}{}:
-		return func() { <-c.action }, nil
+	case action <- struct{}{}:
+		return func() { <-action }, nil
 	default:
 	}
 	timer := time.NewTimer(actionLimit)
 	defer timer.Stop()
 	select {
-	case c.action <- struct{}{}:
-		return func() { <-c.action }, nil
+	case action <- struct{}{}:
+		return func() { <-action }, nil
 	case <-timer.C:
-		return nil, &engine.Error{Op: op, File: c.View().Path, Errno: syscall.EBUSY, Why: "another operation on it has not ended", Cure: "try again"}
+		return nil, &engine.Error{Op: op, File: path(), Errno: syscall.EBUSY, Why: "another operation on it has not ended", Cure: "try again"}
 	}
 }
 

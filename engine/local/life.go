@@ -15,6 +15,10 @@ import (
 
 // exited takes an exit that the keeper reports. It may be one that an earlier server has recorded but not acknowledged.
 func (e *Engine) exited(x keeper.Exit) {
+	if in, is := e.execOf(x.ID); is {
+		e.exitedExec(in, x)
+		return
+	}
 	e.mu.RLock()
 	c := e.byID[x.ID]
 	e.mu.RUnlock()
@@ -244,6 +248,13 @@ func (c *container) freeze(value string) error {
 	group, _, err := c.ensureGroup()
 	if err != nil {
 		return err
+	}
+	if value == "1" {
+		release, err := c.holdExecs()
+		if err != nil {
+			return err
+		}
+		defer release()
 	}
 	if err := group.Write("cgroup.freeze", value); err != nil {
 		return err

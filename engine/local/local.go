@@ -5,7 +5,8 @@
 //
 // An [Engine] composes what does the work: engine/cgroup for groups, overlay for roots, engine/plan and engine/launch for
 // the launch, engine/keeper for the processes. It alone decides about state. A container's record on disk is its
-// configuration and its last exit; whether it runs is never written down, but asked of the keeper, who knows.
+// configuration and its last exit; whether it runs is never written down, but asked of the keeper, who knows. Execs, further
+// programs of a container (exec*.go), are kept in its directory, and launched by the keeper as containers are, by [plan.Enter].
 //
 // # Namespaces and ids
 //
@@ -20,8 +21,8 @@
 //
 // # Locks
 //
-// Outermost first: Engine.mu (names, parents, children), a container's action token (one change at a time), a container's
-// mu (its memory), store.mu.
+// Outermost first: Engine.mu (names, parents, children), a container's action token (one change at a time), that of an exec,
+// entering and then mu of a container's execs, a container's mu (its memory), an exec's mu, store.mu.
 package local
 
 import (
@@ -152,6 +153,7 @@ func (e *Engine) Close() {
 		c.settled.Wait()
 		c.leftovers.Wait()
 		c.looking.ends.Wait()
+		c.execs.settle()
 		if !c.View().State.Active() {
 			if err := c.dropGroup(); err != nil {
 				e.log.Warn("a group stays behind", "container", c.id, "err", err)
@@ -343,6 +345,7 @@ func (c *container) discard() error {
 		return err
 	}
 	c.unpin()
+	c.execs.settle()
 	c.dropInput()
 	c.saving.Lock()
 	defer c.saving.Unlock()

@@ -34,10 +34,15 @@ func (e *Engine) recover(account keeper.Account) error {
 		e.exited(x)
 	}
 	for _, r := range account.Running {
+		if in, is := e.execOf(r.ID); is {
+			e.resumeExec(in, r)
+			continue
+		}
 		e.resume(r)
 	}
 	for _, c := range e.byID { // nobody else has them yet
 		c.watchRun(0)
+		c.loseExecs()
 	}
 	if err := e.recoverInputs(); err != nil {
 		return err
@@ -59,6 +64,7 @@ func (e *Engine) plant(records []*record) {
 	defer e.mu.Unlock()
 	for _, r := range records {
 		e.byID[r.ID] = newContainer(e, *r)
+		e.byID[r.ID].plantExecs()
 	}
 	for _, r := range records {
 		c := e.byID[r.ID]

@@ -311,20 +311,25 @@ func (c *container) dropGroup() error {
 }
 
 // openLog makes the new log beside the old one, which stands until the program runs.
-func (s *starting) openLog() error {
+func (s *starting) openLog() (err error) {
 	s.newLog = s.c.logPath() + fresh
+	s.log, err = openFresh(s.newLog)
+	return err
+}
+
+// openFresh makes a file for a log, in the place of one that a crash has left.
+func openFresh(name string) (*os.File, error) {
 	const how = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_APPEND | unix.O_NOFOLLOW
-	fd, err := unix.Open(s.newLog, how|unix.O_CLOEXEC, 0o600)
+	fd, err := unix.Open(name, how|unix.O_CLOEXEC, 0o600)
 	if err == unix.EEXIST { // of a start that a crash cut off
-		if err = unix.Unlink(s.newLog); err == nil {
-			fd, err = unix.Open(s.newLog, how|unix.O_CLOEXEC, 0o600)
+		if err = unix.Unlink(name); err == nil {
+			fd, err = unix.Open(name, how|unix.O_CLOEXEC, 0o600)
 		}
 	}
 	if err != nil {
-		return &os.PathError{Op: "open", Path: s.newLog, Err: err}
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
 	}
-	s.log = os.NewFile(uintptr(fd), s.newLog)
-	return nil
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 // executed takes a container that runs. It is called before its exit can be.

@@ -25,7 +25,7 @@ import (
 //	STATE/version            this number
 //	STATE/instance           eight hexadecimal digits that name this instance's cgroups
 //	STATE/root.json          owner of the mount's own directory
-//	STATE/containers/I/ID/   one container: record, log, and package overlay's layer; where exactly says overlay.Home
+//	STATE/containers/I/ID/   one container: record, log, execs, and package overlay's layer; where exactly says overlay.Home
 //
 // A container exists while its record does: making it is the last step of mkdir, and rmdir begins by moving the directory
 // into package overlay's trash, by one rename(2). A directory without a record is what a crash left of either.
@@ -121,7 +121,7 @@ func (s *store) save(r *record) error {
 	name := s.recordPath(r.ID)
 	size, err := appendLine(name, line)
 	if err != nil {
-		return fmt.Errorf("keep it in the state directory: %w", err)
+		return keepError(err)
 	}
 	s.touch(name)
 	if size > recordMax {
@@ -129,6 +129,9 @@ func (s *store) save(r *record) error {
 	}
 	return nil
 }
+
+// keepError says what a failed write was for.
+func keepError(err error) error { return fmt.Errorf("keep it in the state directory: %w", err) }
 
 // appendLine appends to a file that exists and returns its new size. What a failed write has written is cut off again.
 func appendLine(name string, line []byte) (int64, error) {
@@ -151,15 +154,19 @@ func appendLine(name string, line []byte) (int64, error) {
 	return st.Size + int64(n), nil
 }
 
-// parseRecord returns the last whole line of a record file that holds a record of that container.
-func parseRecord(id string, text []byte) (*record, error) {
+// lastLine reads the last whole line of a record file into r.
+func lastLine(text []byte, r any) error {
 	end := bytes.LastIndexByte(text, '\n')
 	if end < 0 {
-		return nil, io.ErrUnexpectedEOF
+		return io.ErrUnexpectedEOF
 	}
-	line := text[bytes.LastIndexByte(text[:end], '\n')+1 : end]
+	return json.Unmarshal(text[bytes.LastIndexByte(text[:end], '\n')+1:end], r)
+}
+
+// parseRecord returns the last whole line of a record file that holds a record of that container.
+func parseRecord(id string, text []byte) (*record, error) {
 	r := new(record)
-	if err := json.Unmarshal(line, r); err != nil {
+	if err := lastLine(text, r); err != nil {
 		return nil, err
 	}
 	if r.ID != id || r.Config == nil {
@@ -178,7 +185,7 @@ func (s *store) write(name string, text []byte) error {
 	}
 	if err != nil {
 		os.Remove(next)
-		return fmt.Errorf("keep it in the state directory: %w", err)
+		return keepError(err)
 	}
 	s.touch(name)
 	return nil

@@ -14,16 +14,21 @@ import (
 )
 
 // openTerminal makes the way by which the terminal's master comes to the keeper, if there is to be a terminal.
-func (s *starting) openTerminal() error {
-	if _, wanted := s.view.Config.Terminal(); !wanted {
-		return nil
+func (s *starting) openTerminal() (err error) {
+	s.terminal, s.keepers, err = terminalPair(s.view.Config)
+	return err
+}
+
+// terminalPair makes the child's end of that way and the keeper's.
+func terminalPair(config *engine.Config) (child, keepers *os.File, err error) {
+	if _, wanted := config.Terminal(); !wanted {
+		return nil, nil, nil
 	}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return os.NewSyscallError("socketpair", err)
+		return nil, nil, os.NewSyscallError("socketpair", err)
 	}
-	s.terminal, s.keepers = os.NewFile(uintptr(pair[0]), "terminal"), os.NewFile(uintptr(pair[1]), "terminal")
-	return nil
+	return os.NewFile(uintptr(pair[0]), "terminal"), os.NewFile(uintptr(pair[1]), "terminal"), nil
 }
 
 func (s *starting) closeTerminal() { closeFiles([]*os.File{s.terminal, s.keepers}) }
@@ -44,14 +49,21 @@ func (c *container) Console() (device string, ok bool) {
 	return fmt.Sprintf("/dev/pts/%d", c.console-1), c.console > 0
 }
 
-// resize changes the size of the terminal of what runs. The configuration stands whatever comes of it: a program that has just
-// exited needs no size.
+// resize changes the size of the terminal of what runs.
 func (c *container) resize(old, next *engine.Config) {
+	if c.View().State.Active() {
+		c.e.resize(c.id, old, next)
+	}
+}
+
+// resize changes the size of a terminal. The configuration stands whatever comes of it: a program that has just exited needs no
+// size.
+func (e *Engine) resize(id string, old, next *engine.Config) {
 	size, wanted := next.Terminal()
-	if before, _ := old.Terminal(); !wanted || size == before || !c.View().State.Active() {
+	if before, _ := old.Terminal(); !wanted || size == before {
 		return
 	}
-	if err := c.e.keeper.Resize(c.id, size.Columns, size.Rows); err != nil && engine.Errno(err) != syscall.ESRCH {
-		c.e.log.Error("a terminal does not have the size that is configured", "container", c.id, "err", err)
+	if err := e.keeper.Resize(id, size.Columns, size.Rows); err != nil && engine.Errno(err) != syscall.ESRCH {
+		e.log.Error("a terminal does not have the size that is configured", "program", id, "err", err)
 	}
 }

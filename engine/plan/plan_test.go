@@ -78,9 +78,15 @@ func golden(t *testing.T, name string, c *engine.Config, h Host) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	compare(t, name, String(steps))
+}
+
+// compare compares a printed plan with its file.
+func compare(t *testing.T, name, got string) {
+	t.Helper()
 	file := filepath.Join("testdata", name+".golden")
 	if *update {
-		if err := os.WriteFile(file, []byte(String(steps)), 0o644); err != nil {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -88,7 +94,7 @@ func golden(t *testing.T, name string, c *engine.Config, h Host) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := String(steps); got != string(want) {
+	if got != string(want) {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
 }

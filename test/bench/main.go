@@ -15,6 +15,8 @@
 // other runtimes are one command each, which includes starting that command: the row "fork and exec" is what this alone
 // costs, without any container.
 //
+// At the end come the rows of another job, one more program in a container that runs, of ctrfs and crun: see exec.go.
+//
 // Hot and cold are different worlds on an idle machine, so both are measured. Hot is a burst of jobs without a pause, of
 // which the first is not counted; cold is one job after 30 ms of sleep, which is what a person at a shell gets. The
 // participants take turns, burst by burst and job by job, so that whatever else the machine does hits all alike.
@@ -50,6 +52,7 @@ type row struct {
 	name      string
 	hot, cold []time.Duration
 	parts     bool // only a part of a whole job: its ratio would mislead
+	base      *row // what its ratio is to; nil for ctrfs's whole job
 }
 
 // A contestant does the job once at a time, and says how long it took, for each of its rows.
@@ -99,9 +102,16 @@ func bench(n int, peers []string, root string) (err error) {
 	}
 	all := []*contestant{throughMount("ctrfs", fs.Dir, root), throughDash(fs.Dir, root),
 		throughMount("ctrfs, isolated as crun", fs.Dir, root, [2]string{"namespaces", "user host"}, [2]string{"seccomp", "unconfined"})}
-	others, cleanUp := setUpPeers(peers, root, fs.Tmp)
+	do, stop := apart()
+	defer stop()
+	others, cleanUp := setUpPeers(peers, root, fs.Tmp, do)
 	defer cleanUp()
-	all = append(all, others...)
+	inside, cleanUp, err := enters(fs.Dir, root, fs.Tmp, peers, do)
+	if err != nil {
+		return err
+	}
+	defer cleanUp()
+	all = append(append(all, others...), inside...)
 
 	for _, c := range all {
 		c.do(func(*row, time.Duration) {})
@@ -136,9 +146,8 @@ func (c *contestant) do(record func(*row, time.Duration)) {
 	}
 }
 
-// report prints the table: each row's percentiles, and how many times ctrfs's whole job it takes.
+// report prints the table: each row's percentiles, and how many times ctrfs's job of that kind it takes.
 func report(all []*contestant) {
-	whole := all[0].rows[0]
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "\thot p50\tp99\t× ctrfs\tcold p50\tp99\t× ctrfs\t")
 	fmt.Fprintln(w, "\tms\tms\t\tms\tms\t\t")
@@ -146,6 +155,10 @@ func report(all []*contestant) {
 		for _, r := range c.rows {
 			if c.err != nil || len(r.hot) == 0 {
 				continue
+			}
+			whole := all[0].rows[0]
+			if r.base != nil {
+				whole = r.base
 			}
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", r.name,
 				ms(at(r.hot, 50)), ms(at(r.hot, 99)), ratio(r, at(r.hot, 50), at(whole.hot, 50)),

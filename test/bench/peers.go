@@ -140,9 +140,8 @@ func dockerImage(root, _ string) ([]string, error) {
 }
 
 // setUpPeers makes a contestant of every named peer that is installed. cleanUp takes back what they left with runtimes.
-func setUpPeers(names []string, root, scratch string) (all []*contestant, cleanUp func()) {
+func setUpPeers(names []string, root, scratch string, do func(func())) (all []*contestant, cleanUp func()) {
 	var undo [][]string
-	do, stop := apart()
 	for _, p := range peers {
 		if !contains(names, p.name) {
 			continue
@@ -168,7 +167,6 @@ func setUpPeers(names []string, root, scratch string) (all []*contestant, cleanU
 		all = append(all, c)
 	}
 	return all, func() {
-		stop()
 		for _, args := range undo {
 			exec.Command(args[0], args[1:]...).Run()
 		}

@@ -1,0 +1,227 @@
+package main
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/kballard/go-shellquote"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/ctrfs/ctrfs/engine"
+)
+
+// exitStatus is the error of a verb that ends as another program has ended.
+type exitStatus int
+
+func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
+// execution is what `ctrfs exec` was asked for.
+type execution struct {
+	dir       string
+	user, cwd string
+	env       []string
+}
+
+func execCommand() *cobra.Command {
+	var x execution
+	c := &cobra.Command{
+		Use:   "exec [flags] NAME [--] CMD [ARG...]",
+		Short: "Run one more program in a container, with the container's rights",
+		Long: `Run one more program in a container, with the container's rights.
+
+It does with files what a shell would: mkdir DIR/NAME/exec/X, write cmd and start, show log until wait tells the exit, rmdir. Its own
+exit status is the program's; signals that it gets go to the program. The program has no input and no terminal; what it writes to
+stdout and stderr comes to stdout. If this command is killed, the program goes on, and its directory stays.`,
+		Args: cobra.MinimumNArgs(2),
+		RunE: func(_ *cobra.Command, args []string) error {
+			name, argv := args[0], args[1:]
+			if argv[0] == "--" {
+				argv = argv[1:]
+			}
+			if len(argv) == 0 {
+				return errors.New("exec: no program is named; say: ctrfs exec NAME -- CMD ARG")
+			}
+			return x.run(name, argv)
+		},
+	}
+	f := c.Flags()
+	f.SetInterspersed(false) // the program's own flags are not this one's
+	f.StringVar(&x.dir, "dir", defaultDir, "where the tree is mounted")
+	f.StringVar(&x.user, "user", "", "whom the program runs as, instead of the container's user")
+	f.StringVar(&x.cwd, "cwd", "", "its working directory, instead of the container's")
+	f.StringArrayVar(&x.env, "env", nil, "KEY=VALUE to add to the container's environment; may be repeated")
+	return c
+}
+
+// forwarded are the signals that a program is asked to end or to do something with. SIGPIPE is one of them: whoever reads what it
+// writes has gone.
+var forwarded = []os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGPIPE, unix.SIGCONT}
+
+// run does it all. Whatever happens, nothing is left in the tree but what still runs.
+func (x *execution) run(name string, argv []string) error {
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, forwarded...)
+	at, err := newExecDir(filepath.Join(x.dir, name, "exec"))
+	if err != nil {
+		return err
+	}
+	err = x.configure(at, argv)
+	if err == nil {
+		err = writeControl(at, "start", "1", 0)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(at))
+	}
+	code, err := follow(at, signals)
+	if err := errors.Join(err, os.Remove(at)); err != nil {
+		return err
+	}
+	if code != 0 {
+		return exitStatus(code)
+	}
+	return nil
+}
+
+// newExecDir makes an exec with a name that is free.
+func newExecDir(in string) (at string, err error) {
+	for range 10 {
+		at = filepath.Join(in, "ctrfs-"+strings.ToLower(rand.Text()[:8]))
+		if err = os.Mkdir(at, 0o700); !errors.Is(err, os.ErrExist) {
+			break
+		}
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		err = fmt.Errorf("%w: no such container, or nothing is mounted there; see --dir", err)
+	}
+	return at, err
+}
+
+// configure writes the settings.
+func (x *execution) configure(at string, argv []string) error {
+	if err := writeControl(at, "cmd", shellquote.Join(argv...), 0); err != nil {
+		return err
+	}
+	if x.user != "" {
+		if err := writeControl(at, "user", x.user, 0); err != nil {
+			return err
+		}
+	}
+	if x.cwd != "" {
+		if err := writeControl(at, "cwd", x.cwd, 0); err != nil {
+			return err
+		}
+	}
+	for _, e := range x.env {
+		if strings.Contains(e, "\n") {
+			return fmt.Errorf("--env %q: a line break cannot be passed on: %w", e, syscall.EINVAL)
+		}
+		if err := writeControl(at, "env", e, os.O_APPEND); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeControl writes a control file. The sentence of a refusal is the tree's own. It does so by system calls: package os takes
+// EAGAIN for a word to wait for poll(2), which the tree has no answer to.
+func writeControl(at, file, value string, flags int) error {
+	name := filepath.Join(at, file)
+	fd, err := unix.Open(name, unix.O_WRONLY|unix.O_CLOEXEC|flags, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	defer unix.Close(fd)
+	for err = unix.EINTR; err == unix.EINTR; {
+		_, err = unix.Write(fd, []byte(value+"\n"))
+	}
+	if err == nil {
+		return nil
+	}
+	if text, _ := os.ReadFile(filepath.Join(at, "error")); len(text) > 0 {
+		return fmt.Errorf("%s", strings.TrimSuffix(string(text), "\n"))
+	}
+	return err
+}
+
+// Times of following: how often the log is looked at, and how long a server that is being restarted may be away.
+const (
+	logPause  = 20 * time.Millisecond
+	awayLimit = 10 * time.Second
+)
+
+// follow shows the log and passes signals on, until the program has ended.
+func follow(at string, signals <-chan os.Signal) (code int, err error) {
+	type end struct {
+		code int
+		err  error
+	}
+	ended := make(chan end, 1)
+	go func() {
+		code, err := awaitExit(at)
+		ended <- end{code, err}
+	}()
+	look := time.NewTicker(logPause)
+	defer look.Stop()
+	shown := int64(0)
+	for {
+		select {
+		case s := <-signals:
+			if number, ok := s.(syscall.Signal); ok {
+				writeControl(at, "kill", engine.SignalName(number), 0) // it may have ended just now
+			}
+		case <-look.C:
+			shown += show(at, shown)
+		case e := <-ended:
+			for n := show(at, shown); n > 0; n = show(at, shown) {
+				shown += n
+			}
+			return e.code, e.err
+		}
+	}
+}
+
+// show copies what is new in the log. Nobody is told when that cannot be written: the program gets its SIGPIPE.
+func show(at string, from int64) int64 {
+	f, err := os.Open(filepath.Join(at, "log"))
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	buffer := make([]byte, 64<<10)
+	n, err := f.ReadAt(buffer, from)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return 0
+	}
+	os.Stdout.Write(buffer[:n])
+	return int64(n)
+}
+
+// awaitExit reads wait, also from the server that follows one that has died.
+func awaitExit(at string) (code int, err error) {
+	var text []byte
+	for seen := time.Now(); ; time.Sleep(logPause) {
+		if text, err = os.ReadFile(filepath.Join(at, "wait")); err == nil {
+			break
+		}
+		if _, away := os.Stat(at); away == nil { // it answers: the count begins anew
+			seen = time.Now()
+		}
+		if time.Since(seen) > awayLimit {
+			return 0, err
+		}
+	}
+	if code, err = strconv.Atoi(strings.TrimSpace(string(text))); err != nil {
+		return 0, fmt.Errorf("nobody knows how the program ended: %s reads as %q", filepath.Join(at, "wait"), text)
+	}
+	return code, nil
+}

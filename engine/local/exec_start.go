@@ -310,9 +310,9 @@ func (s *entering) explain(err error) error {
 		if f.Errno == syscall.ENOMEM || f.Errno == syscall.ENODEV {
 			return refuse(syscall.EBUSY, "the container has just exited", "start the container first: echo 1 > ../../start")
 		}
-	case plan.BecomeRoot:
-		return refuse(f.Errno, fmt.Sprintf("step %d, %s: the container's first process is in one of its own making, which has no place for root, or lets nobody set groups", f.Step+1, step),
-			"run the program by way of that process")
+	case plan.BecomeRoot, plan.Join:
+		return refuse(f.Errno, fmt.Sprintf("step %d, %s", f.Step+1, step),
+			"the container's first process may be in a user namespace of its own making, which lets nobody in as root: run the program by way of that process")
 	case plan.Terminal:
 		return refuse(f.Errno, fmt.Sprintf("step %d, %s", f.Step+1, step), "look what is mounted on /dev/pts in the container, or write 0 into tty")
 	}

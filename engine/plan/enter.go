@@ -14,6 +14,9 @@ const OfContainer = "of the container"
 // Enter returns the steps that run one more program in a container that runs. The namespaces, the groups and the mounts are those
 // that are there; what the program is and may do is what [Build] gives to the first one, by the same steps.
 //
+// Its own cgroup namespace comes after its groups: nobody gets into them from outside of that namespace where the host has mounted
+// cgroup2 with nsdelegate, as systemd does (cgroup_procs_write_permission of kernel/cgroup/cgroup.c).
+//
 // Where the kernel kills all of a group at once when its memory runs out, the children have memory of their own, which takes twice
 // the time: else the keeper, whose memory they would share, is killed with them, by programs that run in the group already
 // (__oom_kill_process of mm/oom_kill.c). One alone is never picked while it shares its parent's memory (oom_badness).
@@ -34,12 +37,18 @@ func Enter(c *engine.Config, h Host) ([]Step, error) {
 	}
 	n := namespaces{nil, h}
 	steps := append([]Step{Fork{h.OOMGroup || n.joined(specs.TimeNamespace) != ""}}, rights.outside...)
+	var late []Step
 	for _, t := range joins {
-		if from := n.joined(t); from != "" {
+		switch from := n.joined(t); {
+		case from == "":
+		case t == specs.CgroupNamespace && c.Namespace(t).New():
+			late = append(late, Join{t, from})
+		default:
 			steps = append(steps, Join{t, from})
 		}
 	}
-	steps = append(steps, Clone{}, Guard{}, JoinCgroup{h.Cgroup, nil}, Session{})
+	steps = append(steps, Clone{}, Guard{}, JoinCgroup{h.Cgroup, nil})
+	steps = append(append(steps, late...), Session{})
 	if needsProc(rights.early) {
 		steps = append(steps, HostProc{})
 	}

@@ -390,6 +390,9 @@ func (c *memContainer) Processes() ([]engine.Process, error) {
 	return out, nil
 }
 
+// Console is never there.
+func (c *memContainer) Console() (string, bool) { return "", false }
+
 // Input leads to nothing.
 func (c *memContainer) Input() (string, bool) {
 	return "/run/stdin/" + c.View().ID, c.View().Config.Extension.StdinOpen

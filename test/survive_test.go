@@ -1,12 +1,15 @@
 package test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -265,4 +268,56 @@ func TestKillServerAtInput(t *testing.T) {
 	if _, err := os.Lstat(fifo); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the FIFO is still there: %v", err)
 	}
+}
+
+// TestKillServerAtConsole: whoever is at the console of a container does not notice that the server dies, and the next server
+// knows the way there.
+func TestKillServerAtConsole(t *testing.T) {
+	m := MountFor(t)
+	m.Sh("mkdir c; echo 1 > c/tty; echo sh > c/cmd; echo 1 > c/start")
+	device, err := os.Readlink(filepath.Join(m.Dir, "c/console"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	console, err := os.OpenFile(device, os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer console.Close()
+	var seen lockedBuffer
+	go io.Copy(&seen, console)
+	shows := func(text string) {
+		t.Helper()
+		Eventually(t, "the console shows "+text, 5*time.Second, func() bool { return strings.Contains(seen.String(), text) })
+	}
+	fmt.Fprint(console, "echo $((1+1))before\r")
+	shows("2before")
+	m.killServer()
+	fmt.Fprint(console, "echo $((2+2))after\r")
+	shows("4after")
+	if again, err := os.Readlink(filepath.Join(m.Dir, "c/console")); err != nil || again != device {
+		t.Errorf("the console is %q now, %v", again, err)
+	}
+	fmt.Fprint(console, "exit 6\r")
+	if got := m.Read("c/wait"); got != "6" {
+		t.Errorf("exit %s", got)
+	}
+}
+
+// lockedBuffer is a buffer for two goroutines.
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
 }

@@ -18,6 +18,7 @@ type Running struct {
 	PID     int
 	PidFD   *os.File // the receiver's to close; nil when there was none to be had
 	Started time.Time
+	Console int // the number in /dev/pts of its terminal's console, and one more; 0 without
 }
 
 // Exit is a container's PID 1 that is gone. It is told again after a restart of the server until it is acknowledged.
@@ -95,7 +96,7 @@ func fileOf(fds []int) *os.File {
 }
 
 func runningOf(m *message, fds []int) Running {
-	return Running{ID: m.id(), PID: int(m.PID), PidFD: fileOf(fds), Started: time.Unix(0, m.Started)}
+	return Running{ID: m.id(), PID: int(m.PID), PidFD: fileOf(fds), Started: time.Unix(0, m.Started), Console: int(m.Finished)}
 }
 
 func exitOf(m *message) Exit {

@@ -285,7 +285,7 @@ func (k *Keeper) announce(s *server, c *child) {
 		k.log.Error("no descriptor for a running container", "pid", c.pid, "err", err)
 		return
 	}
-	s.out.put(message{Kind: kindRunning, ID: c.id, PID: int32(c.pid), Started: c.started.UnixNano()}, pidfd)
+	s.out.put(message{Kind: kindRunning, ID: c.id, PID: int32(c.pid), Started: c.started.UnixNano(), Finished: c.terminal.name()}, pidfd)
 }
 
 // ClaimsFile is where all the ctrfs of a machine agree on who has which ids: a container holds its range by a lock on one
@@ -382,7 +382,7 @@ func (k *Keeper) start(s *server, m message, fds []int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	c.executed = true
-	reply.PID, reply.Started = int32(c.pid), c.started.UnixNano()
+	reply.PID, reply.Started, reply.Finished = int32(c.pid), c.started.UnixNano(), c.terminal.name()
 	if pidfd, err := dup(c.pidfd); err == nil {
 		s.out.put(reply, pidfd)
 	} else {

@@ -54,7 +54,7 @@ type message struct {
 	Errno    uint32
 	Step     int32
 	Started  int64 // nanoseconds since 1970; how many a program may take, or the hooks on the way to it
-	Finished int64
+	Finished int64 // of one that runs: [terminal.name]
 }
 
 // messageSize is the length of the fixed part; a text may follow.

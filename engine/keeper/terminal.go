@@ -18,7 +18,7 @@ import (
 // for all; memory is taken for the moment of a copy only. What nobody copies fast enough stays in the kernel, and the program
 // waits for it.
 //
-// Nothing is typed. The master is kept for as long as the container runs, also when no process has the terminal open: to close
+// What somebody types at its console (console.go) is typed there. The master is kept for as long as the container runs, also when no process has the terminal open: to close
 // it is to hang up, which kills a program that has only closed its own end and may open it again.
 
 // onTerminal says in [message.Status] of a start that two descriptors follow those of the program: the socket that the master
@@ -45,10 +45,11 @@ func (c *Client) Resize(id string, columns, rows uint16) error {
 
 // terminal is the keeper's end of one.
 type terminal struct {
-	master *os.File // non-blocking
-	log    *os.File
-	over   chan struct{} // closed when the log has everything
-	failed func(error)   // says that the log cannot be written; the program goes on without
+	master  *os.File // non-blocking
+	log     *os.File
+	console *console      // nil where the host has no room for it
+	over    chan struct{} // closed when the log has everything
+	failed  func(error)   // says that the log cannot be written; the program goes on without
 }
 
 // lent are the descriptors that came for a terminal.
@@ -82,7 +83,11 @@ func (k *Keeper) openTerminal(m message, from *lent) *terminal {
 	t.failed = func(err error) {
 		once.Do(func() { k.log.Error("output is lost: the log cannot be written", "id", m.id(), "err", err) })
 	}
+	if t.console, err = openConsole(); err != nil {
+		k.log.Warn("a terminal has no console", "id", m.id(), "err", err)
+	}
 	go t.copy()
+	go t.console.typed(t.master)
 	return t
 }
 
@@ -126,6 +131,7 @@ func (t *terminal) copy() {
 	defer close(t.over)
 	defer t.log.Close()
 	defer t.master.Close()
+	defer func() { go t.console.end() }()
 	raw, err := t.master.SyscallConn()
 	if err != nil {
 		t.failed(err)
@@ -159,6 +165,7 @@ func (t *terminal) move(fd uintptr) int {
 		if _, err := t.log.Write(chunk[:n]); err != nil {
 			t.failed(err)
 		}
+		t.console.show(chunk[:n])
 		return n
 	}
 }

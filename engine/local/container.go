@@ -64,7 +64,8 @@ type container struct {
 	pins   map[specs.LinuxNamespaceType]*os.File // guarded by mu; namespaces that others have entered, or nil
 	guests atomic.Int32                          // starts on their way that enter its user namespace
 
-	reads bool // guarded by mu; the present run has a FIFO as its standard input
+	reads   bool // guarded by mu; the present run has a FIFO as its standard input
+	console int  // guarded by mu; [keeper.Running.Console] of the present run
 
 	landlord *container   // guarded by mu; who has made the mounts that it runs in, nil for itself and for nobody
 	tenants  atomic.Int32 // who runs in mounts that it has made, and starts on their way that enter its mount namespace

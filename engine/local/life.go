@@ -56,7 +56,7 @@ func (c *container) take(x keeper.Exit) bool {
 	}
 	c.pid, c.pidfd, c.root, c.mounts, c.steps = 0, nil, nil, nil, nil
 	c.moveIn(nil)
-	c.reads = false
+	c.reads, c.console = false, 0
 	c.rec.Exit, c.rec.Started, c.rec.KillAt = exit, true, time.Time{}
 	c.endLeftovers()
 	c.enter(engine.Exited)

@@ -150,7 +150,7 @@ func (e *Engine) resume(r keeper.Running) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.pid, c.pidfd, c.started, c.rec.Started = r.PID, r.PidFD, r.Started, true
-	c.kills = c.rec.Kills
+	c.kills, c.console = c.rec.Kills, r.Console
 	c.state = engine.Running
 	if frozen, err := c.readFreeze(); err == nil && frozen {
 		c.state = engine.Paused

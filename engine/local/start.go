@@ -346,7 +346,7 @@ func (s *starting) executed(r keeper.Running) {
 	c.pid, c.pidfd, c.started, c.kills = r.PID, r.PidFD, r.Started, s.kills
 	c.rec.OOM, c.rec.Kills = false, s.kills
 	c.root, c.mounts, c.plan, c.steps = s.root, mounts, "", s.steps
-	c.reads = s.input != nil
+	c.reads, c.console = s.input != nil, r.Console
 	c.moveIn(s.around.landlord)
 	c.settled.Go(func() {
 		c.watchRun(s.kills)

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"fmt"
 	"os"
 	"syscall"
 	"time"
@@ -39,6 +40,13 @@ func (s *starting) send(program *launch.Program, hooks time.Duration) error {
 		return k.Start(id, program, hooks, s.executed)
 	}
 	return k.StartOnTerminal(id, program, hooks, keeper.Terminal{Keepers: s.keepers, Log: s.log}, s.executed)
+}
+
+// Console implements [engine.Container].
+func (c *container) Console() (device string, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return fmt.Sprintf("/dev/pts/%d", c.console-1), c.console > 0
 }
 
 // resize changes the size of the terminal of what runs.

@@ -26,6 +26,13 @@ type Extension struct {
 	Seccomp string                              `json:"seccomp,omitempty"` // SeccompUnconfined, or "" for what linux.seccomp says
 	Join    map[specs.LinuxNamespaceType]string `json:"join,omitempty"`    // other containers whose namespaces are used
 
+	Init      bool   `json:"init,omitempty"`      // a reaper at PID 1
+	Restart   string `json:"restart,omitempty"`   // see [Config.SetRestart]; "" for no
+	Autostart bool   `json:"autostart,omitempty"` // a mount starts it
+	LogMax    int64  `json:"log.max,omitempty"`   // bytes, or [Max]; 0 for the default
+
+	Health *Health `json:"health,omitempty"` // see [Config.SetHealth]; replaced, never changed
+
 	OOM OOM `json:"memory.oom,omitempty"` // OOMStop, or "" for what disableOOMKiller says
 
 	CPUPressure    string `json:"cpu.pressure,omitempty"` // triggers, see [Config.SetPressure]

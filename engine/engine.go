@@ -80,7 +80,9 @@ type View struct {
 	Exit     Exit      // the last exit
 	OOM      bool      // memory has run out since Started, in the run that goes on
 	Failure  string    // the content of the error file, without the newline
-	Restarts int
+	Restarts int       // by the restart policy, since the user started it
+	Health   HealthView
+	Due      time.Time // when the next one is; zero when there will be none
 	Changed  time.Time // when configuration or state last changed
 }
 
@@ -106,7 +108,7 @@ type Program interface {
 	Start(by Caller) error
 	// Kill sends a signal to PID 1, or to an exec's first process.
 	Kill(by Caller, sig syscall.Signal) error
-	// Wait blocks until the program is not active, and returns how it exited. It ends early with ctx's error.
+	// Wait blocks until the program is not active and no restart is due, and returns how it exited. It ends early with ctx's error.
 	Wait(ctx context.Context) (Exit, error)
 	// Plan returns the steps that Start takes or took, one a line.
 	Plan() (string, error)
@@ -120,8 +122,9 @@ type Container interface {
 
 	// Automatic is what a start supplies where the configuration leaves it the choice: what the container has, or would get.
 	Automatic() (Automatic, error)
-	// Stop sends the stop signal and returns; KILL follows after the stop timeout.
-	Stop(by Caller) error
+	// Stop sends the stop signal and returns; KILL follows after the stop timeout. It also calls off a restart that is due. back
+	// says that this is for the time without a mount: the restart policy starts the container again at the next one.
+	Stop(by Caller, back bool) error
 
 	// ReadControl reads a resource file by its cgroup v2 name ("memory.current"). Errors: EOPNOTSUPP where the host has
 	// no such thing.
@@ -160,8 +163,12 @@ type Exec interface {
 
 // Log is an open log file. It follows the container: after the next start it reads the new log.
 type Log interface {
+	// ReadAt reads in order, or at true offsets. What was taken out, to keep it within log.max, has left a gap: whoever begins at 0
+	// begins behind it instead, and so does everything up to the end then come earlier.
 	io.ReaderAt
 	io.Closer
+	// ReadPage reads at true offsets, in any order: EINVAL when something has been taken out.
+	ReadPage(b []byte, off int64) (int, error)
 	// Size is the length in bytes at that moment.
 	Size() (int64, error)
 }

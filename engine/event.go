@@ -26,7 +26,9 @@ const (
 	EventRemove   = "remove"   // the last one of a container: its events file ends
 	EventStart    = "start"    // its program was executed; pid
 	EventStop     = "stop"     // it was asked to stop; signal, timeout
-	EventExit     = "exit"     // its program is gone; exit, signal, oom
+	EventExit     = "exit"     // its program is gone; exit, signal, oom; restart_at: when it is started again
+	EventRestart  = "restart"  // the restart policy has started it, as the next event says; restarts: how many times since the user did; or error: why it, or the mount, could not
+	EventHealth   = "health"   // a look at its health had another outcome than before; health: healthy or unhealthy, failures in a row, last: how it ended
 	EventFreeze   = "freeze"   // it is paused
 	EventThaw     = "thaw"     // it runs on
 	EventOOM      = "oom"      // its memory ran out: action says what was done (kill, freeze, stop), kills how many were killed

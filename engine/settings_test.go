@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -28,6 +29,17 @@ func TestSettings(t *testing.T) {
 	tty := func(c *Config, v string) (string, error) { err := c.SetTTY(v); return c.TTY(), err }
 	signal := func(c *Config, v string) (string, error) { err := c.SetStopSignal(v); return c.StopSignal(), err }
 	oom := func(c *Config, v string) (string, error) { err := c.SetOOM(v); return string(c.OOM()), err }
+	health := func(c *Config, v string) (string, error) {
+		key, value, _ := strings.Cut(v, " ")
+		err := c.SetHealth(key, value)
+		return c.HealthValue(key), err
+	}
+	logMax := func(c *Config, v string) (string, error) {
+		n, _ := strconv.ParseInt(v, 10, 64)
+		err := c.SetLogMax(n)
+		return strconv.FormatInt(c.LogMax(), 10), err
+	}
+	restart := func(c *Config, v string) (string, error) { err := c.SetRestart(v); return c.Restart().String(), err }
 	pressure := func(c *Config, v string) (string, error) {
 		err := c.SetPressure("memory.pressure", v)
 		return c.Pressure("memory.pressure"), err
@@ -49,6 +61,35 @@ func TestSettings(t *testing.T) {
 		{"env", env, "A=", "A=", 0},
 		{"env", env, "A=1\nnovalue", "", syscall.EINVAL},
 		{"env", env, "=1", "", syscall.EINVAL},
+		{"restart", restart, "no", "no", 0},
+		{"restart", restart, "on-failure", "on-failure", 0},
+		{"restart", restart, "on-failure:07", "on-failure:7", 0},
+		{"restart", restart, "always", "always", 0},
+		{"restart", restart, "unless-stopped", "unless-stopped", 0},
+		{"restart", restart, "", "no", syscall.EINVAL},
+		{"restart", restart, "on-failure:0", "no", syscall.EINVAL},
+		{"restart", restart, "on-failure:-1", "no", syscall.EINVAL},
+		{"restart", restart, "on-failure:4294967296", "no", syscall.EINVAL},
+		{"restart", restart, "always:1", "no", syscall.EINVAL},
+		{"restart", restart, "Always", "no", syscall.EINVAL},
+		{"health", health, "cmd sh -c 'a  b'", "sh -c 'a  b'", 0},
+		{"health", health, "cmd ", "", 0},
+		{"health", health, "cmd 'open", "", syscall.EINVAL},
+		{"health", health, "cmd '' x", "", syscall.EINVAL},
+		{"health", health, "interval 86400", "86400", 0},
+		{"health", health, "interval ", "30", 0},
+		{"health", health, "interval 86401", "30", syscall.EINVAL},
+		{"health", health, "timeout 0", "30", syscall.EINVAL},
+		{"health", health, "start-period 0", "0", 0},
+		{"health", health, "start-period -1", "0", syscall.EINVAL},
+		{"health", health, "action restart", "restart", 0},
+		{"health", health, "action ", "none", 0},
+		{"health", health, "action reboot", "none", syscall.EINVAL},
+		{"log.max", logMax, "4096", "4096", 0},
+		{"log.max", logMax, "-1", "-1", 0},
+		{"log.max", logMax, "16777216", "16777216", 0},
+		{"log.max", logMax, "4095", "16777216", syscall.EINVAL},
+		{"log.max", logMax, "-2", "16777216", syscall.EINVAL},
 		{"cwd", cwd, "/a/../b//c/", "/b/c", 0},
 		{"cwd", cwd, "relative", "", syscall.EINVAL},
 		{"hostname", host, "web-1.example", "web-1.example", 0},

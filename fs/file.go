@@ -72,7 +72,7 @@ func (f *file) logSize() uint64 {
 
 // waitSize is exact once there is something to read, and a promise before.
 func (f *file) waitSize(v *engine.View) uint64 {
-	if v.State.Active() {
+	if v.State.Active() || !v.Due.IsZero() {
 		return waitSize
 	}
 	if code := v.Exit.Code(); code != "" {

@@ -31,7 +31,7 @@ type handle struct {
 func (h *handle) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
 	switch r := h.file.row; {
 	case h.log != nil:
-		return h.readLog(dest, off)
+		return h.readLog(dest, off, forPage(ctx))
 	case h.feed != nil && forPage(ctx):
 		return nil, syscall.EINVAL
 	case h.feed != nil:
@@ -86,9 +86,17 @@ func (h *handle) readStream(ctx context.Context, dest []byte) (fuse.ReadResult, 
 	return section(text, dest, 0), 0
 }
 
-// readLog reads the log where it lies, whatever the handle was shown before.
-func (h *handle) readLog(dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
-	n, err := h.log.ReadAt(dest, off)
+// readLog reads the log where it lies, whatever the handle was shown before. A page is what lies there by the size, or EINVAL: see
+// [forPage].
+func (h *handle) readLog(dest []byte, off int64, page bool) (fuse.ReadResult, syscall.Errno) {
+	read := h.log.ReadAt
+	if page {
+		read = h.log.ReadPage
+	}
+	n, err := read(dest, off)
+	if page && errors.Is(err, syscall.EINVAL) {
+		return nil, syscall.EINVAL // whoever wanted it turns to read(2): nothing has failed
+	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, h.file.refuse(err)
 	}

@@ -283,7 +283,7 @@ func (c *memContainer) exit(status syscall.WaitStatus) {
 	c.to(engine.Exited, func(v *engine.View) { v.PID, v.Exit = 0, engine.Exit{Status: status, Finished: time.Now()} })
 }
 
-func (c *memContainer) Stop(by engine.Caller) error {
+func (c *memContainer) Stop(by engine.Caller, back bool) error {
 	c.e.mu.Lock()
 	defer c.e.mu.Unlock()
 	if c.odd != nil {
@@ -420,6 +420,8 @@ func (c *memContainer) say(text string) {
 }
 
 type memLog struct{ c *memContainer }
+
+func (l memLog) ReadPage(p []byte, off int64) (int, error) { return l.ReadAt(p, off) }
 
 func (l memLog) ReadAt(p []byte, off int64) (int, error) {
 	l.c.e.mu.Lock()

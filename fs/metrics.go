@@ -45,6 +45,8 @@ var metrics = []metric{
 		of: func(v *engine.View) (string, bool) { return unixTime(v.Started), !v.Started.IsZero() }},
 	{name: "ctrfs_container_last_exit_status", kind: gauge, help: "How its program has ended, as a shell tells it.",
 		of: func(v *engine.View) (string, bool) { return v.Exit.Code(), v.Exit.Happened() && !v.Exit.Unknown }},
+	{name: "ctrfs_container_restarts", kind: counter, help: "How often its restart policy has started it, since somebody did.",
+		of: func(v *engine.View) (string, bool) { return strconv.Itoa(v.Restarts), true }},
 	{name: "ctrfs_container_cpu_usage_seconds", kind: counter, unit: "seconds", help: "Processor time used.",
 		stat: "cpu.usage_usec", micro: true},
 	{name: "ctrfs_container_cpu_user_seconds", kind: counter, unit: "seconds", help: "Processor time used in user mode.",

@@ -15,6 +15,7 @@ type row struct {
 	name  string
 	shape shape
 	live  bool   // a setting that takes effect at once; without it, EBUSY while the container is active
+	exact bool   // a keyed file whose values keep the spaces between their words
 	lines bool   // a single value that may span lines
 	def   string // the default in words, where the text that a new container's file has would not do
 	help  string // one line
@@ -142,7 +143,7 @@ func (r *row) changeList(items []string, add bool) func(*engine.Config) error {
 
 // changeKeys changes the keys written and no other. All are tried on one copy, so one bad line refuses all of them.
 func (r *row) changeKeys(text string) (func(*engine.Config) error, error) {
-	pairs, err := parseKeyed(r.name, text)
+	pairs, err := r.pairs(text)
 	return func(c *engine.Config) error {
 		for _, p := range pairs {
 			if err := r.keys(c, p.key, p.value); err != nil {
@@ -169,13 +170,25 @@ func (r *row) reset(fresh *engine.Config) (func(*engine.Config) error, error) {
 	return r.set(r.name, strings.TrimSuffix(text, "\n"))
 }
 
+// pairs reads the lines of a keyed file.
+func (r *row) pairs(text string) ([]pair, error) {
+	pairs, err := parseKeyed(r.name, text)
+	if err != nil || !r.exact {
+		return pairs, err
+	}
+	for i, line := range parseList(text) {
+		pairs[i].value = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), pairs[i].key))
+	}
+	return pairs, nil
+}
+
 // resetKeys resets every key that the file shows.
 func (r *row) resetKeys(c *engine.Config) error {
 	text, err := r.read(source{view: &engine.View{Config: c}})
 	if err != nil {
 		return err
 	}
-	pairs, err := parseKeyed(r.name, text)
+	pairs, err := r.pairs(text)
 	for _, p := range pairs {
 		if err == nil {
 			err = r.keys(c, p.key, "")

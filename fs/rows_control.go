@@ -15,20 +15,22 @@ var controlRows = []row{
 		act:  start,
 		help: "write 1: launches cmd; returns once the program has been executed, or fails with the errno of what failed"},
 	{name: "stop", shape: order,
-		act:  toContainer(func(by engine.Caller, c engine.Container, _ string) error { return c.Stop(by) }),
-		help: "write 1: sends stop.signal and returns; KILL follows after stop.timeout"},
+		act: toContainer(func(by engine.Caller, c engine.Container, value string) error {
+			return c.Stop(by, strings.TrimSpace(value) == stopForUmount)
+		}),
+		help: "write 1: sends stop.signal and returns; KILL follows after stop.timeout; ends restarts; umount lets unless-stopped start it at the next mount"},
 	{name: "kill", shape: order, act: kill,
 		help: "write a signal's name or number: sends it to PID 1"},
 	{name: "state", shape: single, read: ofView(func(v *engine.View) string { return string(v.State) }),
-		help: "created, listening, running, paused, stopping or exited"},
+		help: "created, listening, running, paused, stopping or exited, also while a restart is due"},
 	{name: "pid", shape: single, read: ofView(func(v *engine.View) string { return unlessZero(v.PID) }),
 		help: "host pid of PID 1; empty when there is none"},
 	{name: "exit", shape: single, read: ofView(func(v *engine.View) string { return v.Exit.Code() }),
 		help: "the last exit as a shell tells it: 0, 3, 137 (128 + 9); empty before the first"},
 	{name: "wait", shape: stream, wait: waitExit,
-		help: "blocks until the container does not run, then reads as exit"},
+		help: "blocks until the container does not run and no restart is due, then reads as exit"},
 	{name: "status", shape: keyed, read: ofView(statusText),
-		help: "state, pid, started, finished, exit, signal, oom, restarts, rootfs, rootfs.mode, path, id"},
+		help: "state, pid, started, finished, exit, signal, oom, restarts, restart.at, health, health.failures, health.last, rootfs, rootfs.mode, path, id"},
 	{name: "ps", shape: table, read: ofContainer(psOne),
 		help: "a header and one line a process: host pid, pid inside, user inside, state, bytes resident, seconds of cpu, command"},
 	{name: "stats", shape: keyed, read: ofContainer(statsOne),
@@ -36,7 +38,7 @@ var controlRows = []row{
 	{name: "events", shape: stream, feed: func(s source) engine.Events { return s.tree.engine.Events(s.c) },
 		help: "as the root's events, of this container and those in it; ends when it is removed"},
 	{name: "log", shape: logged, log: engine.Program.Log,
-		help: "what the program wrote to stdout and stderr; kept after the exit, begun anew by start"},
+		help: "what the program wrote to stdout and stderr; kept after the exit, begun anew by start, continued by restarts"},
 	{name: "error", shape: single, read: ofView(func(v *engine.View) string { return v.Failure }),
 		help: "why the last operation failed, and the cure; emptied by the next successful start"},
 	{name: "plan", shape: table, read: ofProgram(engine.Program.Plan),
@@ -46,6 +48,9 @@ var controlRows = []row{
 	{name: "exec", shape: nested, execs: true,
 		help: "mkdir exec/NAME makes a further program, which start runs in the container with its rights; its files are listed below"},
 }
+
+// stopForUmount is what ctrfs umount --stop writes.
+const stopForUmount = "umount"
 
 // start takes anything.
 func start(by engine.Caller, p engine.Program, _ string) error { return p.Start(by) }
@@ -72,6 +77,10 @@ func statusText(v *engine.View) string {
 	if !v.Config.OwnMounts() {
 		root, mode = "", "" // it runs on files that are there already
 	}
+	failures := ""
+	if v.Health.State != "" {
+		failures = fmt.Sprint(v.Health.Failures)
+	}
 	oom := "0"
 	if v.OOM || v.Exit.OOM {
 		oom = "1"
@@ -85,6 +94,10 @@ func statusText(v *engine.View) string {
 		{"signal", signalText(v.Exit)},
 		{"oom", oom},
 		{"restarts", fmt.Sprint(v.Restarts)},
+		{"restart.at", timeText(v.Due)},
+		{"health", v.Health.State},
+		{"health.failures", failures},
+		{"health.last", v.Health.Last},
 		{"cpu.pressure", v.Config.Pressure("cpu.pressure")},
 		{"memory.pressure", v.Config.Pressure("memory.pressure")},
 		{"io.pressure", v.Config.Pressure("io.pressure")},

@@ -27,6 +27,13 @@ var processRows = []row{
 		help: "host name inside the container"},
 	{name: "user", shape: single, read: ofConfig((*engine.Config).User), set: asText((*engine.Config).SetUser),
 		help: "whom the program runs as: a name, a uid, uid:gid or name:group, by the container's own /etc/passwd and /etc/group"},
+	{name: "init", shape: single,
+		read: ofConfig(func(c *engine.Config) string { return strconv.Itoa(number(c.Init())) }),
+		set: asNumber(within(0, 1), func(c *engine.Config, n int64) error {
+			c.SetInit(n == 1)
+			return nil
+		}),
+		help: "1 puts a reaper at PID 1, of 12 KiB, with the program as its child: it passes signals on, waits for orphans, and ends as the program does"},
 	{name: "rlimits", shape: keyed, def: "none", read: ofConfig(rlimitsText), keys: (*engine.Config).SetRlimit,
 		help: "NAME SOFT HARD a line, as of getrlimit(2): nofile 1024 4096; one number is both, unlimited is none, a name alone is taken out"},
 	{name: "oom_score_adj", shape: single,
@@ -53,9 +60,32 @@ var processRows = []row{
 		set: asNumber(within(0, stopTimeoutMax),
 			func(c *engine.Config, n int64) error { return c.SetStopTimeout(int(n)) }),
 		help: "seconds from stop to KILL"},
+	{name: "restart", shape: single, live: true,
+		read: ofConfig(func(c *engine.Config) string { return c.Restart().String() }), set: asText((*engine.Config).SetRestart),
+		help: "no, on-failure[:N], always or unless-stopped: whether it is started again when its program has ended, after a pause of 100 ms that doubles up to 60 s and is short again after a run of 10 s; stop, rmdir and no end that"},
+	{name: "autostart", shape: single, live: true,
+		read: ofConfig(func(c *engine.Config) string { return strconv.Itoa(number(c.Autostart())) }),
+		set: asNumber(within(0, 1), func(c *engine.Config, n int64) error {
+			c.SetAutostart(n == 1)
+			return nil
+		}),
+		help: "1: ctrfs mount starts it, in the background, after the container around it; why it could not, error says"},
+	{name: "health", shape: keyed, live: true, exact: true, read: ofConfig(healthText), keys: (*engine.Config).SetHealth,
+		help: "cmd PROGRAM..., interval, timeout and start-period in seconds, retries, action none, stop or restart: cmd is run inside, and how that ends is in status and events"},
+	{name: "log.max", shape: single, live: true,
+		read: ofConfig(func(c *engine.Config) string { return formatLimit(c.LogMax()) }), set: asNumber(parseSize, (*engine.Config).SetLogMax),
+		help: "how many bytes of the log are kept, or max: what is older is taken out, and what is left stays at its offset"},
 	{name: "config.json", shape: single, lines: true, def: "all of the defaults",
 		read: configJSON, set: setConfigJSON,
 		help: "the whole configuration as an OCI runtime specification; cp copies a container"},
+}
+
+func healthText(c *engine.Config) string {
+	var pairs []pair
+	for _, key := range engine.HealthKeys {
+		pairs = append(pairs, pair{key, c.HealthValue(key)})
+	}
+	return formatKeyed(pairs)
 }
 
 func envText(c *engine.Config) string { return strings.Join(c.Env(), "\n") }

@@ -194,7 +194,7 @@ func TestWriteDocuments(t *testing.T) {
 func TestWriteCopies(t *testing.T) {
 	m := created(t)
 	m.sh(`mkdir d; echo "sh -c 'x  \"y\"'" > c/cmd; echo > c/env; echo /x > c/cwd; echo ro > c/rootfs.mode; echo SIGHUP > c/stop.signal
-		echo 3 > c/stop.timeout; echo 1G > c/memory.max; echo 7 > c/pids.max; echo 20000 > c/cpu.max; echo 1 > c/cpu.weight`, "")
+		echo 3 > c/stop.timeout; echo 1G > c/memory.max; echo 7 > c/pids.max; echo on-failure:3 > c/restart; echo 1 > c/autostart; echo 'cmd a  b' > c/health; echo 1M > c/log.max; echo 1 > c/init; echo 20000 > c/cpu.max; echo 1 > c/cpu.weight`, "")
 	m.sh("cd d; for f in $(find . -type f -perm 0644 ! -name 'cgroup.*' ! -name '*.pressure' ! -name '*.json' ! -name hostname); do cat ../c/$f > $f; done", "")
 	m.sh("diff c/config.json d/config.json; cat c/stop.signal d/error c/error", "HUP\n")
 	m.sh("mkdir e; cp c/config.json e; diff c/config.json e/config.json", "")
@@ -235,6 +235,8 @@ func TestWriteRefused(t *testing.T) {
 		{"echo x > c/rootfs.mode", "Invalid argument", "write overlay, volatile, ro or rw"},
 		{"echo NOPE > c/stop.signal", "Invalid argument", "not a signal"},
 		{"echo 99999 > c/stop.timeout", "Invalid argument", "write 0 to 86400"},
+		{"echo on-failure:0 > c/restart", "Invalid argument", "1 or more"},
+		{"echo yes > c/autostart", "Invalid argument", "write 0 to 1"},
 		{"echo '{' > c/config.json", "Invalid argument", "not an OCI runtime specification"},
 		{"echo 1 > c/start", "Invalid argument", "write one into cmd"},
 		{"echo 1 > c/stop", "Device or resource busy", "the container is created"},

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strconv"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -86,7 +87,7 @@ func spawnServer(socket *os.File, r keeper.Request) (int, error) {
 	}
 	defer null.Close()
 	argv := []string{"ctrfs", "server", "--dir", r.Dir, "--state", r.State, "--run", r.Run, "--log-level", r.LogLevel,
-		"--cgroup-root", r.CgroupRoot, "--cgroup-v1", r.CgroupV1}
+		"--cgroup-root", r.CgroupRoot, "--cgroup-v1", r.CgroupV1, "--again=" + strconv.FormatBool(r.Again)}
 	return syscall.ForkExec("/proc/self/exe", argv, &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   []string{},

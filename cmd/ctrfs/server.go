@@ -34,6 +34,7 @@ func serverCommand() *cobra.Command {
 	f.StringVar(&r.LogLevel, "log-level", "info", "")
 	f.StringVar(&r.CgroupRoot, "cgroup-root", "", "")
 	f.StringVar(&r.CgroupV1, "cgroup-v1", "", "")
+	f.BoolVar(&r.Again, "again", false, "")
 	return c
 }
 
@@ -73,13 +74,14 @@ func runServer(r keeper.Request) error {
 	}
 	log.Info("mounted", "dir", r.Dir)
 	e.Warm()
+	e.Automate()
 	return serve(e, tree, client, signals, r.Dir, log)
 }
 
 // open brings up the engine, then the tree in front of it.
 func open(r keeper.Request, log *slog.Logger, client *keeper.Client, account keeper.Account) (*local.Engine, *fs.Server, error) {
 	e, err := local.New(local.Options{Mount: r.Dir, State: r.State, Run: r.Run, Log: log,
-		Cgroups: cgroup.Options{Root: r.CgroupRoot, Owner: source(r.Run)}, CgroupV1: names(r.CgroupV1)}, client, account)
+		Cgroups: cgroup.Options{Root: r.CgroupRoot, Owner: source(r.Run)}, CgroupV1: names(r.CgroupV1), Again: r.Again}, client, account)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -140,7 +140,7 @@ func find(dir string) (*mountinfo.Info, error) {
 	return nil, fmt.Errorf("%s: no ctrfs is mounted there", abs)
 }
 
-// active lists the containers of which something lives, children before their parents. A mount whose server is dead has
+// active lists the containers of which something lives, or that are about to be started again, children before their parents. A mount whose server is dead has
 // none that could be asked.
 func active(dir string) ([]string, error) {
 	text, err := os.ReadFile(filepath.Join(dir, "stats"))
@@ -153,7 +153,7 @@ func active(dir string) ([]string, error) {
 	var out []string
 	for line := range strings.Lines(string(text)) {
 		f := strings.Fields(line)
-		if len(f) > 1 && slices.Contains([]string{"listening", "running", "paused", "stopping"}, f[1]) {
+		if len(f) > 1 && (slices.Contains([]string{"listening", "running", "paused", "stopping"}, f[1]) || restarts(filepath.Join(dir, f[0]))) {
 			out = append(out, f[0])
 		}
 	}
@@ -161,10 +161,17 @@ func active(dir string) ([]string, error) {
 	return out, nil
 }
 
-// stopAll stops containers, all at once, and waits for them.
+// restarts reports whether a container that does not run is about to be started again.
+func restarts(dir string) bool {
+	status, err := os.ReadFile(filepath.Join(dir, "status"))
+	return err == nil && strings.Contains(string(status), "\nrestart.at ")
+}
+
+// stopAll stops containers, all at once, and waits for them. The word tells it from a stop by the user, after which
+// unless-stopped would not start them again.
 func stopAll(dir string, names []string) error {
 	for _, name := range names {
-		err := os.WriteFile(filepath.Join(dir, name, "stop"), []byte("1\n"), 0)
+		err := os.WriteFile(filepath.Join(dir, name, "stop"), []byte("umount\n"), 0)
 		if err != nil && !errors.Is(err, unix.EBUSY) { // it has just exited
 			return err
 		}

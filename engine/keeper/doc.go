@@ -40,6 +40,9 @@
 //
 // # Failure
 //
+// A container with init exits as a shell would whose program a signal has ended; then the keeper finds the signal in its name
+// (init.go), and that is the exit.
+//
 // An exit is in the journal before anyone is told, and counts until the server has acknowledged it. If the
 // keeper dies, containers live on without a parent, but for those on a terminal, which is hung up; the next keeper finds the
 // journal.

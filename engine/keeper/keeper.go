@@ -118,8 +118,7 @@ func (k *Keeper) reap() {
 			continue // EINTR
 		}
 		k.mu.Lock()
-		var status syscall.WaitStatus
-		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
+		pid, status, err := take(&info)
 		if err == nil && pid > 0 {
 			k.exited(pid, status)
 		}
@@ -208,6 +207,7 @@ type Request struct {
 	CgroupRoot string `json:"cgroup_root,omitempty"`
 	CgroupV1   string `json:"cgroup_v1,omitempty"` // names, with commas
 	LogLevel   string `json:"log_level"`
+	Again      bool   `json:"again,omitempty"` // in place of a server that has died: this is no mount
 }
 
 // Mount starts a server unless one runs, and returns when the mount answers or never will.

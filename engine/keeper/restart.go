@@ -23,6 +23,7 @@ func (k *Keeper) serverExited(s *server, status syscall.WaitStatus) {
 	s.link.close()
 	k.server = nil
 	request := k.last
+	request.Again = true
 	if !s.ready || status.Exited() && status.ExitStatus() == 0 {
 		k.endIfIdle()
 		k.mu.Unlock()

@@ -30,7 +30,8 @@ type Files struct {
 	Log     *os.File                              // for stdout and stderr
 	// Terminal is a socket by which the master of the terminal goes to the keeper; for plan.Terminal.
 	Terminal *os.File
-	Hooks    Hooks // what hooks need
+	Hooks    Hooks    // what hooks need
+	Init     *os.File // reaper.File, for plan.Reaper
 }
 
 // cloneFlags are the flags of namespaces in clone3(2) and setns(2).
@@ -51,6 +52,8 @@ type assembler struct {
 	borrowed map[string]arg // the mounts taken from the host, by type
 	slave    arg            // the program's end of its terminal
 	trees    []tree
+	pid      arg   // the text of the program's pid, for a reaper
+	parted   int   // the call that makes the program's process then
 	kept     uint8 // registers that later steps use
 }
 
@@ -71,6 +74,9 @@ func Assemble(steps []plan.Step, files Files) (*Program, error) {
 		if !lasting(s) {
 			a.nextReg = max(results, a.kept) // what a step got is used within the step
 		}
+	}
+	if err := a.withInit(steps); err != nil {
+		return nil, err
 	}
 	return &a.Program, a.err
 }
@@ -265,6 +271,9 @@ func (a *assembler) mount(s plan.Mount) {
 // executed is reported only if no later one could be.
 func (a *assembler) execute(s plan.Exec) {
 	argv, envp := a.vector(s.Args), a.vector(s.Env)
+	if a.parted > 0 { // it does not outlive PID 1, also where that is none; the filter may forbid it to say so
+		a.call(unix.SYS_PRCTL, num(unix.PR_SET_PDEATHSIG), num(unix.SIGKILL)).on(0, 0)
+	}
 	a.exec = uint32(len(a.calls))
 	for _, c := range s.Candidates {
 		a.call(unix.SYS_EXECVE, a.path(c), argv, envp).on(syscall.ENOENT, 0).on(syscall.ENOTDIR, 0).orElse(syscall.EACCES)

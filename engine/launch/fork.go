@@ -166,6 +166,19 @@ func run(h *header, first *call) {
 				i += 1 + uint32(c.args[0])
 				continue
 			}
+		case splitOff:
+			h.spawned = i
+			result := vfork(&h.hook, unsafe.Sizeof(h.hook))
+			if result == 0 {
+				i++
+				continue
+			}
+			i = h.spawned // as above
+			c = (*call)(unsafe.Add(unsafe.Pointer(first), uintptr(i)*unsafe.Sizeof(call{})))
+			if errno = parted(h, c, result); errno == 0 {
+				i += 1 + uint32(c.args[0])
+				continue
+			}
 		case expect:
 			if h.reg[c.args[0]%registers] == c.args[1] {
 				i++

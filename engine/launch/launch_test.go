@@ -18,6 +18,7 @@ import (
 	"github.com/ctrfs/ctrfs/engine"
 	"github.com/ctrfs/ctrfs/engine/launch"
 	"github.com/ctrfs/ctrfs/engine/plan"
+	"github.com/ctrfs/ctrfs/engine/reaper"
 	"github.com/ctrfs/ctrfs/netns"
 )
 
@@ -87,6 +88,12 @@ func tryOn(t testing.TB, c *engine.Config, host plan.Host, root *os.File, limit 
 	defer made[1].Close()
 	files := launch.Files{Net: made[1], Roots: []*os.File{root}, Devices: nodes(t, c), Null: null, Log: log,
 		Join: map[specs.LinuxNamespaceType]*os.File{specs.UserNamespace: made[0]}}
+	if c.Init() {
+		if files.Init, err = reaper.File(); err != nil {
+			t.Fatal(err)
+		}
+		defer files.Init.Close()
+	}
 	if c.Namespace(specs.UserNamespace).Host {
 		if files.Net, err = netns.New(); err != nil {
 			t.Fatal(err)

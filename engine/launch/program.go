@@ -53,7 +53,7 @@ import (
 //
 //	header | calls | relocations | data
 const (
-	magic     = 0x33306d7066727463 // "ctrfpm03", little endian
+	magic     = 0x34306d7066727463 // "ctrfpm04", little endian
 	registers = 64
 	maxCalls  = 4096
 	maxFDs    = 64
@@ -131,6 +131,7 @@ const (
 	failNow    = math.MaxUint32 - iota // fails with the remembered error, else with its first argument
 	cloneAgain                         // makes the second child, which goes on, and exits
 	spawn                              // makes a child for as many calls as the first argument says, and waits for it: see hooks.go
+	splitOff                           // makes a child for as many calls as the first argument says, which executes a program: see init.go
 	expect                             // fails with the third argument unless the first is the second
 )
 

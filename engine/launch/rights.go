@@ -53,6 +53,8 @@ func (a *assembler) addRights(s plan.Step) error {
 		a.call(unix.SYS_PRCTL, num(unix.PR_SET_NO_NEW_PRIVS), num(1), num(0), num(0), num(0))
 	case plan.Seccomp:
 		a.seccomp(s)
+	case plan.Reaper:
+		a.split()
 	case plan.Exec:
 		a.execute(s)
 	case plan.Hooks:

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"github.com/ctrfs/ctrfs/engine"
 	"github.com/ctrfs/ctrfs/engine/cgroup"
@@ -47,13 +46,18 @@ type container struct {
 	kills   uint64        // guarded by mu; OOM kills in its group that have been told, or are an earlier run's
 	failure string        // guarded by mu
 	changed time.Time     // guarded by mu
-	moved   chan struct{} // guarded by mu; closed and replaced when the state changes
+	moved   chan struct{} // guarded by mu; closed and replaced when the state changes, or no restart is due any more
 	steps   []plan.Step   // guarded by mu; of the last start, until plan holds them
 	plan    string        // guarded by mu; the same as text, which is a tenth of them
 	group   *cgroup.Group // guarded by mu; nil until something needs it
 	root    *overlay.Root // guarded by mu; held while it runs, so that nobody waits for its teardown
 	ending  *ending       // guarded by mu; the last run's root, which may not be closed yet
 	mounts  *os.File      // guarded by mu; its mount namespace, held for the same reason; may be nil
+
+	timer    *time.Timer       // guarded by mu; of the restart that is due
+	health   engine.HealthView // guarded by mu; of the present run
+	unlook   func()            // guarded by mu; ends looking after it; nil while nobody does
+	bounding atomic.Bool       // somebody looks after the log: logmax.go
 
 	memory   *cgroup.Watch      // guarded by mu; tells when its memory runs out; nil where no limit binds
 	triggers map[string]trigger // guarded by mu; of pressure files
@@ -126,7 +130,8 @@ func (c *container) View() *engine.View {
 // view is [container.View]. c.mu is held.
 func (c *container) view() *engine.View {
 	return &engine.View{ID: c.id, Name: c.name, Path: c.path, Config: c.rec.Config, State: c.state, PID: c.pid,
-		Started: c.started, Exit: c.rec.Exit, OOM: c.rec.OOM, Failure: c.failure, Changed: c.changed}
+		Started: c.started, Exit: c.rec.Exit, OOM: c.rec.OOM, Failure: c.failure, Changed: c.changed,
+		Health: c.health, Restarts: c.rec.Restarts, Due: c.rec.RestartAt}
 }
 
 // Generation implements [engine.Container].
@@ -192,7 +197,7 @@ func (c *container) amend(change func(*record)) error {
 	defer c.mu.Unlock()
 	// An exit may have come meanwhile; it has its own way to the disk, behind this one.
 	next.Exit, next.Started, next.KillAt, next.First = c.rec.Exit, c.rec.Started, c.rec.KillAt, c.rec.First
-	next.OOM, next.Kills = c.rec.OOM, c.rec.Kills
+	next.OOM, next.Kills, next.restarting = c.rec.OOM, c.rec.Kills, c.rec.restarting
 	c.rec = next
 	c.touched()
 	return nil
@@ -283,7 +288,11 @@ func (c *container) Update(by engine.Caller, file string, live bool, change func
 	if !sameNamespaces(next, v.Config) {
 		c.unpin()
 	}
-	return nil
+	c.lookAnew(v.Config, next)
+	if v.Config.LogMax() != next.LogMax() {
+		c.boundLog()
+	}
+	return c.reconsider(v.Config, next)
 }
 
 // commit applies a configuration to the groups, keeps it, and takes it. What was applied is taken back when it cannot be
@@ -345,7 +354,7 @@ func rootOnly(by engine.Caller, op, file string) error {
 func (c *container) Wait(ctx context.Context) (engine.Exit, error) {
 	for {
 		c.mu.Lock()
-		active, exit, moved := c.state.Active(), c.rec.Exit, c.moved
+		active, exit, moved := c.state.Active() || !c.rec.RestartAt.IsZero(), c.rec.Exit, c.moved
 		c.mu.Unlock()
 		if !active {
 			return exit, nil
@@ -357,37 +366,3 @@ func (c *container) Wait(ctx context.Context) (engine.Exit, error) {
 		}
 	}
 }
-
-// logReader reads the log that the container has now: a start replaces the file, and an open log follows.
-type logReader struct{ name string }
-
-// Log implements [engine.Container].
-func (c *container) Log() (engine.Log, error) { return logReader{c.logPath()}, nil }
-
-func (c *container) logPath() string { return c.e.store.logPath(c.id) }
-
-func (l logReader) ReadAt(b []byte, off int64) (int, error) {
-	// Nothing but a crash or root leaves something else there, and nobody is shown what that leads to (CVE-2026-53489).
-	f, err := os.OpenFile(l.name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if os.IsNotExist(err) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	return f.ReadAt(b, off)
-}
-
-func (l logReader) Size() (int64, error) {
-	info, err := os.Lstat(l.name)
-	if os.IsNotExist(err) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	return info.Size(), nil
-}
-
-func (l logReader) Close() error { return nil }

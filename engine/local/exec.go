@@ -341,7 +341,7 @@ func (x *exec) Wait(ctx context.Context) (engine.Exit, error) {
 }
 
 // Log implements [engine.Program].
-func (x *exec) Log() (engine.Log, error) { return logReader{x.logPath()}, nil }
+func (x *exec) Log() (engine.Log, error) { return &logReader{name: x.logPath()}, nil }
 
 func (x *exec) logPath() string { return x.c.e.store.execPath(x.c.id, x.id, execLog) }
 

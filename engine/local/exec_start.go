@@ -237,6 +237,18 @@ func (c *container) plannedInside(config *engine.Config, joined map[specs.LinuxN
 	return plan.Enter(config, h)
 }
 
+// diesWithOthers reports whether the kernel may kill a child on its way to be PID 1 together with programs that run: those in the
+// containers around it, or its own, which runs before PID 1 has become the reaper.
+func (c *container) diesWithOthers(config *engine.Config) bool {
+	if !c.e.host.OOMGroup() {
+		return false
+	}
+	c.e.mu.RLock()
+	parent := c.parent
+	c.e.mu.RUnlock()
+	return config.Init() && config.MemoryOOMGroup() || parent != nil && parent.diesTogether()
+}
+
 // diesTogether reports whether the container's group, or one around it, has memory.oom.group.
 func (c *container) diesTogether() bool {
 	c.e.mu.RLock()

@@ -59,8 +59,9 @@ func (c *container) take(x keeper.Exit) bool {
 	c.reads, c.console = false, 0
 	c.rec.Exit, c.rec.Started, c.rec.KillAt = exit, true, time.Time{}
 	c.endLeftovers()
+	c.follow(exit)
 	c.enter(engine.Exited)
-	c.tell(engine.EventExit, exitFields(exit)...)
+	c.tell(engine.EventExit, append(exitFields(exit), c.dueField()...)...)
 	view := c.view()
 	c.settled.Go(func() {
 		if mounts != nil {
@@ -145,7 +146,15 @@ func (c *container) signal(op string, sig syscall.Signal) error {
 func (c *container) Kill(by engine.Caller, sig syscall.Signal) error { return c.signal("kill", sig) }
 
 // Stop implements [engine.Container].
-func (c *container) Stop(by engine.Caller) error {
+func (c *container) Stop(by engine.Caller, back bool) error {
+	if back {
+		return c.stop(forUmount)
+	}
+	return c.stop(byUser)
+}
+
+// stop stops the container at somebody's wish.
+func (c *container) stop(wish ended) error {
 	end, err := c.begin("stop")
 	if err != nil {
 		return err
@@ -161,7 +170,14 @@ func (c *container) Stop(by engine.Caller) error {
 			return err
 		}
 	}
+	was, calledOff := c.noteStop(wish)
+	if calledOff {
+		return c.keep()
+	}
 	if err := c.signal("stop", sig); err != nil {
+		if was { // it has just exited, and is not started again
+			return c.keep()
+		}
 		return err
 	}
 	killAt := time.Now().Add(time.Duration(v.Config.StopTimeout()) * time.Second)

@@ -8,6 +8,9 @@
 // configuration and its last exit; whether it runs is never written down, but asked of the keeper, who knows. Execs, further
 // programs of a container (exec*.go), are kept in its directory, and launched by the keeper as containers are, by [plan.Enter].
 //
+// What nobody asks for begins with [Engine.Automate]: restarts that are due (restart.go) and the starts of a mount (autostart.go).
+// While a container runs, its log is kept within bounds (logmax.go) and its health is looked after (health.go).
+//
 // # Namespaces and ids
 //
 // A start takes a user namespace and a network namespace that it owns from a stock (stock.go), with a range of host ids that
@@ -28,10 +31,7 @@ package local
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -55,6 +55,7 @@ type Options struct {
 	State string // what lasts; made if missing
 	Run   string // what lasts until the machine stops; made if missing
 	Log   *slog.Logger
+	Again bool // another engine has been here since the mount
 
 	Cgroups  cgroup.Options // where groups are made
 	CgroupV1 []string       // controllers to mount for them: [cgroup.Private]
@@ -82,6 +83,10 @@ type Engine struct {
 	bus      engine.Bus
 	warming  sync.WaitGroup
 
+	automatic *automatic // restarts, and starts of a mount
+	reapers   reapers
+	bounds    *bounds // of logs
+
 	mu    sync.RWMutex
 	top   map[string]*container // guarded by mu
 	byID  map[string]*container // guarded by mu
@@ -91,12 +96,15 @@ type Engine struct {
 // New opens the engine: it reads the records and the keeper's account of what lives and what has exited, and brings the
 // machine into agreement with that.
 func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, error) {
-	e := &Engine{log: o.Log, keeper: client, mountDir: o.Mount, runDir: o.Run, watcher: cgroup.NewWatcher(), top: map[string]*container{}, byID: map[string]*container{}}
+	e := &Engine{log: o.Log, keeper: client, mountDir: o.Mount, runDir: o.Run, watcher: cgroup.NewWatcher(), automatic: newAutomatic(), top: map[string]*container{}, byID: map[string]*container{}}
 	var err error
 	if e.facts, err = learn(o.Run); err != nil {
 		return nil, err
 	}
 	if e.store, err = openStore(o.State, o.Log); err != nil {
+		return nil, err
+	}
+	if e.bounds, err = openBounds(o.Log); err != nil {
 		return nil, err
 	}
 	name, err := e.store.instance(func() string { return strings.ToLower(rand.Text()[:8]) })
@@ -111,11 +119,15 @@ func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, err
 		err = e.recover(account)
 	}
 	if err == nil {
+		err = e.noteMount(filepath.Join(o.Run, mountName), o.Again)
+	}
+	if err == nil {
 		e.stock = newStock(e.ids, e.furnish)
 	}
 	if err != nil {
 		account.Claims.Close()
 		e.watcher.Close()
+		e.bounds.close()
 		e.store.close()
 		return nil, err
 	}
@@ -141,6 +153,9 @@ const flushLimit = 5 * time.Second
 // Close ends the engine. What runs goes on; what does not run leaves nothing on the machine but the state directory.
 func (e *Engine) Close() {
 	e.warming.Wait()
+	e.automatic.close()
+	e.lookAway()
+	e.bounds.close()
 	e.stock.close()
 	e.nodes.Close()
 	e.watcher.Close()
@@ -354,6 +369,7 @@ func (c *container) discard() error {
 		c.unkept = true
 		c.mu.Lock()
 		c.e.ids.give(c.rec.First)
+		c.callOff()
 		c.mu.Unlock()
 		c.e.store.touch(c.e.store.path(c.id)) // that it is gone
 	}
@@ -439,47 +455,6 @@ func (c *container) anyActive() bool {
 		}
 	}
 	return false
-}
-
-// rootOwnerFile keeps the owner of the mount's own directory.
-const rootOwnerFile = "root.json"
-
-// RootOwner implements [engine.Engine].
-func (e *Engine) RootOwner() engine.Owner {
-	e.mu.RLock()
-	defer e.mu.RUnlock()
-	return e.owner
-}
-
-// SetRootOwner implements [engine.Engine].
-func (e *Engine) SetRootOwner(o engine.Owner) error {
-	text, err := json.Marshal(o)
-	if err != nil {
-		return err
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if err := e.store.write(filepath.Join(e.store.dir, rootOwnerFile), text); err != nil {
-		return err
-	}
-	e.owner = o
-	return nil
-}
-
-// loadRootOwner reads it; without the file it is root's, as a fresh directory is.
-func (e *Engine) loadRootOwner() error {
-	e.owner = engine.Owner{Mode: 0o755}
-	text, err := os.ReadFile(filepath.Join(e.store.dir, rootOwnerFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err == nil {
-		err = json.Unmarshal(text, &e.owner)
-	}
-	if err != nil {
-		return fmt.Errorf("read the owner of the mount: %w", err)
-	}
-	return nil
 }
 
 // probe finds out what this host offers, with a range of ids that is nobody's.

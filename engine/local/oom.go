@@ -271,7 +271,7 @@ func (c *container) holdUp(what engine.OOM) error {
 		if state := c.View().State; !state.Active() || state == engine.Stopping {
 			return nil
 		}
-		return c.Stop(engine.Caller{})
+		return c.stop(byItself)
 	}
 	end, err := c.begin("freeze")
 	if err != nil {

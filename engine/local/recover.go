@@ -151,6 +151,8 @@ func (e *Engine) resume(r keeper.Running) {
 	defer c.mu.Unlock()
 	c.pid, c.pidfd, c.started, c.rec.Started = r.PID, r.PidFD, r.Started, true
 	c.kills, c.console = c.rec.Kills, r.Console
+	c.ranAgain()
+	c.lookAfter()
 	c.state = engine.Running
 	if frozen, err := c.readFreeze(); err == nil && frozen {
 		c.state = engine.Paused
@@ -160,6 +162,7 @@ func (e *Engine) resume(r keeper.Running) {
 		c.killLater(c.started, c.rec.KillAt)
 	}
 	c.restoreLog()
+	c.boundLog()
 }
 
 // readFreeze asks the group. c.mu is held.

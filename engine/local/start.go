@@ -27,6 +27,11 @@ func (c *container) Start(by engine.Caller) error {
 		return err
 	}
 	defer end()
+	return c.launch(onRequest)
+}
+
+// launch starts the container. The action token is held.
+func (c *container) launch(why occasion) error {
 	v := c.View()
 	if v.State.Active() {
 		return &engine.Error{Op: "start", File: v.Path, Errno: syscall.EBUSY, Why: "it is " + string(v.State), Cure: "stop it first: echo 1 > stop; cat wait"}
@@ -43,7 +48,7 @@ func (c *container) Start(by engine.Caller) error {
 	if err := c.checkDevices(v.Config); err != nil {
 		return err
 	}
-	s := &starting{c: c, view: v}
+	s := &starting{c: c, view: v, why: why}
 	if err := s.run(); err != nil {
 		s.undo()
 		if s.meeting.reached() {
@@ -58,12 +63,13 @@ func (c *container) Start(by engine.Caller) error {
 type starting struct {
 	c      *container
 	view   *engine.View
+	why    occasion
 	group  *cgroup.Group
 	newTop *container // the outermost container whose group did not exist before
 	kills  uint64     // OOM kills in the group by now
 	root   *overlay.Root
 	log    *os.File
-	newLog string
+	newLog string // beside the old one; empty when that goes on
 	join   *cgroup.Join
 	around *surroundings
 	binds  []*os.File
@@ -147,6 +153,11 @@ func (s *starting) launch(files launch.Files) (err error) {
 	if s.meeting != nil {
 		files.Hooks = s.meeting.files
 	}
+	if s.view.Config.Init() {
+		if files.Init, err = s.c.e.reapers.program(); err != nil {
+			return err
+		}
+	}
 	program, err := launch.Assemble(s.steps, files)
 	if err == nil {
 		err = s.send(program, plan.HookTime(s.view.Config.Spec.Hooks))
@@ -183,7 +194,7 @@ func (c *container) note() {
 func (c *container) planned(v *engine.View, mounts []overlay.Mount, around *surroundings, plain []bool) ([]plan.Step, error) {
 	h := plan.Host{Name: v.Name, Cgroup: c.groupPath(), Limits: cgroup.Words(v.Config.Spec.Linux.Resources), Mountpoint: c.e.facts.mountpoint,
 		LastCap: c.e.facts.lastCap, NoFile: c.e.facts.noFile, Joined: around.joined, IDs: around.text, BindFiles: plain,
-		Controlled: c.e.controlled(), Input: v.Config.Extension.StdinOpen}
+		Controlled: c.e.controlled(), Input: v.Config.Extension.StdinOpen, OOMGroup: c.diesWithOthers(v.Config)}
 	for _, m := range mounts {
 		h.Roots = append(h.Roots, plan.Prepared{Target: m.Target, Text: m.Text})
 	}
@@ -310,36 +321,11 @@ func (c *container) dropGroup() error {
 	return err
 }
 
-// openLog makes the new log beside the old one, which stands until the program runs.
-func (s *starting) openLog() (err error) {
-	s.newLog = s.c.logPath() + fresh
-	s.log, err = openFresh(s.newLog)
-	return err
-}
-
-// openFresh makes a file for a log, in the place of one that a crash has left.
-func openFresh(name string) (*os.File, error) {
-	const how = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_APPEND | unix.O_NOFOLLOW
-	fd, err := unix.Open(name, how|unix.O_CLOEXEC, 0o600)
-	if err == unix.EEXIST { // of a start that a crash cut off
-		if err = unix.Unlink(name); err == nil {
-			fd, err = unix.Open(name, how|unix.O_CLOEXEC, 0o600)
-		}
-	}
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: name, Err: err}
-	}
-	return os.NewFile(uintptr(fd), name), nil
-}
-
 // executed takes a container that runs. It is called before its exit can be.
 func (s *starting) executed(r keeper.Running) {
 	c := s.c
 	s.begun = true
-	if err := unix.Rename(s.newLog, c.logPath()); err != nil {
-		c.e.log.Error("the log of a container that runs is not in its place", "file", s.newLog, "err", err)
-	}
-	s.log.Close()
+	s.placeLog()
 	mounts := mountNamespace(r.PidFD)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -350,6 +336,7 @@ func (s *starting) executed(r keeper.Running) {
 	c.moveIn(s.around.landlord)
 	c.settled.Go(func() {
 		c.watchRun(s.kills)
+		c.boundLog()
 		if err := s.root.Release(); err != nil {
 			c.e.log.Warn("what made a root is not closed", "container", c.id, "err", err)
 		}
@@ -360,6 +347,7 @@ func (s *starting) executed(r keeper.Running) {
 		c.looking.ask(c.lookAtMemory) // what happened while the watch was made
 	})
 	c.failure = ""
+	c.noteStart(s.why)
 	c.rec.Started = true
 	if s.around.first != 0 {
 		c.rec.First = s.around.first // on disk with the exit; until then the process itself tells
@@ -368,6 +356,7 @@ func (s *starting) executed(r keeper.Running) {
 		c.rec.Found = s.found // likewise
 	}
 	c.enter(engine.Running)
+	c.lookAfter()
 	c.tell(engine.EventStart, engine.Field{Key: "pid", Value: c.pid})
 	if view := c.view(); len(plan.HooksOf(view.Config.Spec.Hooks, plan.Poststart)) > 0 {
 		c.greeted.Go(func() { c.runLate(view, plan.Poststart, view.PID) })
@@ -448,8 +437,7 @@ func (s *starting) undo() {
 		c.e.ids.give(s.around.first)
 	}
 	if s.log != nil {
-		s.log.Close()
-		os.Remove(s.newLog)
+		s.dropLog()
 	}
 	if s.meeting.reached() {
 		s.endHooks()

@@ -55,6 +55,7 @@ type record struct {
 	KillAt  time.Time               `json:"kill_at,omitzero"`   // a stop is under way, and this is when KILL follows
 	OOM     bool                    `json:"oom,omitempty"`      // memory has run out in the present run
 	Kills   uint64                  `json:"kills,omitempty"`    // OOM kills in its group that have been told, while it runs
+	restarting
 }
 
 // store keeps records in the state directory: each one atomically, surviving a crash of the process at once and a power

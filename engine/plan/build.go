@@ -26,7 +26,7 @@ type Host struct {
 	Controlled bool   // a devices controller holds programs to what their devices allow
 	IDs        string // the mapping of the new user namespace, in words
 	LastCap    int    // the highest capability that the kernel knows, /proc/sys/kernel/cap_last_cap
-	OOMGroup   bool   // the kernel kills all that is in the group, or in one around it, when memory runs out
+	OOMGroup   bool   // the kernel kills all that is in the group, or in one around it, when memory runs out, and programs may be there
 	NoFile     uint64 // the hard RLIMIT_NOFILE that can be given
 
 	Caps              uint64  // mask of the capabilities that can be given: ctrfs's own bounding set, or all in a user namespace
@@ -113,6 +113,9 @@ func Build(c *engine.Config, h Host) ([]Step, error) {
 	steps = append(steps, persona...)
 	steps = append(steps, rights.late...)
 	steps = append(steps, startHooks(spec.Hooks, rights.last)...)
+	if c.Init() {
+		rights.last = withReaper(rights.last)
+	}
 	steps = append(steps, rights.last...)
 	return append(steps, Exec{candidates(spec.Process), spec.Process.Args, spec.Process.Env}), nil
 }

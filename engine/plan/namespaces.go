@@ -69,8 +69,10 @@ func (n namespaces) enter(outside []Step, offsets map[string]specs.LinuxTimeOffs
 		}
 	}
 	before = append(before, n.newTime(offsets)...)
-	if len(before) > 0 {
-		made = append(append([]Step{Fork{n.isNew(specs.TimeNamespace) || n.joined(specs.TimeNamespace) != ""}}, outside...), before...)
+	// A child that shares the keeper's memory takes the keeper with it when the kernel kills all of a group, see [Enter].
+	copied := n.host.OOMGroup || n.isNew(specs.TimeNamespace) || n.joined(specs.TimeNamespace) != ""
+	if len(before) > 0 || n.host.OOMGroup {
+		made = append(append([]Step{Fork{copied}}, outside...), before...)
 		outside = nil
 	}
 	var clone Clone

@@ -55,6 +55,11 @@ func TestGolden(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
+		"init": func(c *engine.Config) {
+			c.SetInit(true)
+			c.Spec.Process.User = specs.User{UID: 1000, GID: 100}
+			c.Spec.Process.Terminal = true
+		},
 		"empty": func(c *engine.Config) { c.Spec.Process.Args = nil },
 		"bare": func(c *engine.Config) {
 			c.Spec.Process.Capabilities = nil
@@ -218,6 +223,19 @@ func TestCandidates(t *testing.T) {
 		p := &specs.Process{Args: []string{c.program}, Env: []string{"PATH=" + c.path}}
 		if got := strings.Join(candidates(p), " "); got != c.want {
 			t.Errorf("%s in %s: %s, want %s", c.program, c.path, got, c.want)
+		}
+	}
+}
+
+// TestTogether: where the kernel kills all of a group, no child shares the keeper's memory, whatever else it enters.
+func TestTogether(t *testing.T) {
+	for name, change := range map[string]func(*engine.Config){"default": func(*engine.Config) {},
+		"bare": func(c *engine.Config) { c.Spec.Linux.Namespaces = nil }} {
+		h := testHost
+		h.OOMGroup = true
+		steps, err := Build(configured(t, change), h)
+		if err != nil || len(steps) == 0 || steps[0] != (Fork{Copy: true}) {
+			t.Errorf("%s: %v, error %v", name, steps, err)
 		}
 	}
 }

@@ -158,7 +158,9 @@ func TestFreezeAmongExecs(t *testing.T) {
 		}
 		time.Sleep(time.Duration(round%6) * time.Millisecond)
 		frozen := []string{"pod/", "pod/c/"}[round%2] + "cgroup.freeze"
-		m.Write(frozen, "1")
+		Eventually(t, "it is frozen", 5*time.Second, func() bool { // refused while somebody is long on his way
+			return os.WriteFile(m.Dir+"/"+frozen, []byte("1"), 0) == nil
+		})
 		for range crowd {
 			select {
 			case err := <-over:

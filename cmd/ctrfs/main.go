@@ -42,7 +42,7 @@ func main() {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(mountCommand(), umountCommand(), doctorCommand(), topCommand(), execCommand(), versionCommand(), keeperCommand(), serverCommand())
+	root.AddCommand(mountCommand(), umountCommand(), doctorCommand(), topCommand(), execCommand(), attachCommand(), versionCommand(), keeperCommand(), serverCommand())
 	err := root.Execute()
 	if status, ok := errors.AsType[exitStatus](err); ok {
 		os.Exit(int(status))

@@ -37,7 +37,7 @@ func Namespaces(n int, uidMap, gidMap string) (made []*os.File, err error) {
 		return nil, err
 	}
 	defer goOn.Close()
-	img, err := dweller(n, readyEnd, goOn)
+	img, err := dweller(n, readyEnd, goOn, goOnEnd)
 	if err != nil {
 		return nil, errors.Join(err, readyEnd.Close(), goOnEnd.Close())
 	}
@@ -50,7 +50,7 @@ func Namespaces(n int, uidMap, gidMap string) (made []*os.File, err error) {
 	if _, err = io.ReadFull(ready, make([]byte, 1)); err == nil {
 		made, err = adopt(n, img.PID(), uidMap, gidMap)
 	}
-	goOnEnd.Write(make([]byte, 1)) // closing it would not do: the child has a copy of both ends
+	goOnEnd.Write(make([]byte, 1)) // closing it is not enough: other children, on their way to a program, have copies
 	goOnEnd.Close()
 	if died := <-ended; died != nil {
 		err = fmt.Errorf("make namespaces: %w", died)
@@ -84,8 +84,9 @@ func (a *assembler) network(s plan.Network) {
 	raiseLo(&a.Program)
 }
 
-// dweller is the program of that child: it brings up lo, says so, and stays until it is told that it may go.
-func dweller(n int, ready, goOn *os.File) (*Image, error) {
+// dweller is the program of that child: it brings up lo, says so, and stays until it is told that it may go, or its parent was
+// killed.
+func dweller(n int, ready, goOn, goOnEnd *os.File) (*Image, error) {
 	p := Program{into: -1}
 	for _, k := range Kinds[:n] {
 		p.cloneFlags |= k.Flag
@@ -93,6 +94,7 @@ func dweller(n int, ready, goOn *os.File) (*Image, error) {
 	if p.cloneFlags&unix.CLONE_NEWNET != 0 { // else lo is the host's, over which the child has no rights
 		raiseLo(&p)
 	}
+	p.call(unix.SYS_CLOSE, p.file(goOnEnd)) // its own copy
 	byte1 := p.bytes(make([]byte, 1))
 	p.call(unix.SYS_WRITE, p.file(ready), byte1, num(1))
 	p.call(unix.SYS_READ, p.file(goOn), byte1, num(1))

@@ -2,6 +2,7 @@ package launch_test
 
 import (
 	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -100,6 +101,48 @@ func BenchmarkNamespaces(b *testing.B) {
 		}
 		for _, f := range made {
 			f.Close()
+		}
+	}
+}
+
+// makerEnv makes this test program one that makes namespaces until it is killed.
+const makerEnv = "CTRFS_TEST_MAKER"
+
+// TestNamespacesOrphans: whoever is killed while it makes namespaces leaves nobody behind.
+func TestNamespacesOrphans(t *testing.T) {
+	requireRoot(t)
+	if os.Getenv(makerEnv) != "" {
+		for {
+			made, err := launch.Namespaces(2, testMap, testMap)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range made {
+				f.Close()
+			}
+		}
+	}
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+	for i := range 40 {
+		maker := exec.Command("/proc/self/exe", "-test.run", "^TestNamespacesOrphans$")
+		maker.Env = append(os.Environ(), makerEnv+"=1")
+		if err := maker.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(60*time.Millisecond + time.Duration(i)*137*time.Microsecond)
+		maker.Process.Kill()
+		maker.Wait()
+	}
+	for end := time.Now().Add(3 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
+		if err == unix.ECHILD {
+			return
+		}
+		if pid == 0 && time.Now().After(end) {
+			t.Fatal("a child has outlived its parent")
 		}
 	}
 }

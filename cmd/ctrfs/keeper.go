@@ -39,9 +39,6 @@ func runKeeper(state, level string) error {
 		return err
 	}
 	setName("ctrfs-keeper")
-	if err := calm(); err != nil {
-		log.Warn("starts cost more than they need to", "err", err)
-	}
 	// Its heap is some hundred kilobytes; what counts is that it stays so.
 	debug.SetGCPercent(25)
 	// Caught signals are reset to their default at exec, ignored ones are inherited: containers get defaults.

@@ -49,9 +49,6 @@ func runServer(r keeper.Request) error {
 	}
 	setName("ctrfs-server")
 	debug.SetGCPercent(50) // half of Go's default: memory is counted per container
-	if err := calm(); err != nil {
-		log.Warn("starts cost more than they need to", "err", err)
-	}
 	syscall.CloseOnExec(serverSocket)
 	client, account, err := keeper.Dial(os.NewFile(serverSocket, "keeper"))
 	if err != nil {

@@ -51,7 +51,6 @@ type container struct {
 	plan    string        // guarded by mu; the same as text, which is a tenth of them
 	group   *cgroup.Group // guarded by mu; nil until something needs it
 	root    *overlay.Root // guarded by mu; held while it runs, so that nobody waits for its teardown
-	ending  *ending       // guarded by mu; the last run's root, which may not be closed yet
 	mounts  *os.File      // guarded by mu; its mount namespace, held for the same reason; may be nil
 
 	timer    *time.Timer       // guarded by mu; of the restart that is due
@@ -80,7 +79,7 @@ type container struct {
 	lending   sync.Mutex // one pinning at a time; taken before saving
 	saving    sync.Mutex // one writer of the record at a time; taken after the action token, before mu
 	unkept    bool       // the record is unlinked for good; guarded by saving
-	settled   background // what follows an exit in the background: the mounts' teardown, the record, hooks
+	settled   background // what follows an exit in the background: the root's teardown, the record, hooks
 	leftovers background // the end of what an exit left behind
 	greeted   background // the poststart hooks, which the poststop ones come after
 }

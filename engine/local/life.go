@@ -50,10 +50,7 @@ func (c *container) take(x keeper.Exit) bool {
 	}
 	exit := engine.Exit{Status: x.Status, OOM: c.rec.OOM, Started: x.Started, Finished: x.Finished}
 	c.rec.OOM, c.rec.Kills = false, 0
-	pidfd, mounts := c.pidfd, c.mounts
-	if c.root != nil {
-		c.ending = c.e.teardown.later(c.root)
-	}
+	root, pidfd, mounts := c.root, c.pidfd, c.mounts
 	c.pid, c.pidfd, c.root, c.mounts, c.steps = 0, nil, nil, nil, nil
 	c.moveIn(nil)
 	c.reads, c.console = false, 0
@@ -69,6 +66,9 @@ func (c *container) take(x keeper.Exit) bool {
 		}
 		if pidfd != nil {
 			pidfd.Close()
+		}
+		if root != nil {
+			root.Close()
 		}
 		c.notePeak()
 		if !view.Config.Extension.StdinOpen {

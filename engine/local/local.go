@@ -71,7 +71,6 @@ type Engine struct {
 	private  cgroup.Private
 	ids      *ranges
 	stock    *stock
-	teardown teardown
 	rest     rest
 	nodes    launch.Nodes
 	keeper   *keeper.Client
@@ -175,7 +174,6 @@ func (e *Engine) Close() {
 			}
 		}
 	}
-	e.teardown.flush()
 	flushed, cancel := context.WithTimeout(context.Background(), flushLimit)
 	defer cancel()
 	if err := e.roots.Flush(flushed); err != nil {

@@ -39,9 +39,9 @@ func (c *container) launch(why occasion) error {
 	if len(v.Config.Spec.Process.Args) == 0 {
 		return &engine.Error{Op: "start", File: v.Path, Errno: syscall.EINVAL, Why: "there is no program", Cure: "write one into cmd first"}
 	}
+	// The last run's root may still be going: the same layer cannot be mounted twice.
 	c.settled.Wait()
 	c.leftovers.Wait()
-	c.vacate()
 	if err := c.vacant(); err != nil {
 		return err
 	}

@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// A look at so many containers is work for all processors, but of less weight than a start that goes on meanwhile: a tenth,
-// sched(7).
+// A look at so many containers is work for all processors but one, which starts that go on meanwhile find, and of less weight
+// than what else the server does: a tenth, sched(7).
 const (
 	crowd     = 32
 	crowdNice = 10
@@ -24,7 +24,7 @@ func forEach(n int, do func(i int)) {
 	}
 	var next atomic.Int64
 	var all sync.WaitGroup
-	for range runtime.NumCPU() {
+	for range max(1, runtime.NumCPU()-1) {
 		all.Go(func() {
 			runtime.LockOSThread() // and never unlocked: the thread and its priority end with this goroutine
 			syscall.Setpriority(syscall.PRIO_PROCESS, syscall.Gettid(), crowdNice)

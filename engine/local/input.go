@@ -31,7 +31,14 @@ func (c *container) makeInput() error {
 	if err := os.Mkdir(c.e.inputDir(), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	if err := unix.Mkfifo(c.inputPath(), 0o600); err != nil && err != unix.EEXIST {
+	err := unix.Mkfifo(c.inputPath(), 0o600)
+	if err == unix.EEXIST {
+		var st unix.Stat_t
+		if err = unix.Lstat(c.inputPath(), &st); err == nil && st.Mode&unix.S_IFMT != unix.S_IFIFO {
+			err = unix.EEXIST
+		}
+	}
+	if err != nil {
 		return &os.PathError{Op: "mkfifo", Path: c.inputPath(), Err: err}
 	}
 	return nil
@@ -84,8 +91,9 @@ func (c *container) holdInput() error {
 	if err != nil {
 		return &os.PathError{Op: "open", Path: c.inputPath(), Err: err}
 	}
-	defer unix.Close(w)
-	return c.e.keeper.HoldInput(c.id, os.NewFile(uintptr(w), c.inputPath()))
+	f := os.NewFile(uintptr(w), c.inputPath())
+	defer f.Close()
+	return c.e.keeper.HoldInput(c.id, f)
 }
 
 // checkInput refuses to open the standard input of a program that has none, or has closed it.

@@ -53,6 +53,9 @@ func (c *container) take(x keeper.Exit) bool {
 	root, pidfd, mounts := c.root, c.pidfd, c.mounts
 	c.pid, c.pidfd, c.root, c.mounts, c.steps = 0, nil, nil, nil, nil
 	c.moveIn(nil)
+	if c.reads && !c.rec.Config.Extension.StdinOpen { // under the lock: it may be switched on at any moment
+		c.dropInput()
+	}
 	c.reads, c.console = false, 0
 	c.rec.Exit, c.rec.Started, c.rec.KillAt = exit, true, time.Time{}
 	c.endLeftovers()
@@ -71,9 +74,6 @@ func (c *container) take(x keeper.Exit) bool {
 			root.Close()
 		}
 		c.notePeak()
-		if !view.Config.Extension.StdinOpen {
-			c.dropInput()
-		}
 		kept := c.recordExit()
 		c.stopped(view)
 		if kept {

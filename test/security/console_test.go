@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ctrfs/ctrfs/test"
 )
 
 // ownDev takes the mount of /dev out of a configuration: what is there is the root's own. The devpts on /dev/pts stays, without
@@ -126,8 +128,8 @@ func TestConsoleRace(t *testing.T) {
 	}
 }
 
-// A program on a terminal has its own end of it and nothing else, cannot type into it, and sees no terminal of the host's, which
-// gets no new one.
+// A program on a terminal has its own end of it and nothing else, cannot type into it, and sees no terminal of the host's. That
+// has one more for each terminal, its console, which is root's alone.
 func TestOwnTerminal(t *testing.T) {
 	g := mounted(t)
 	terminals := func() string {
@@ -160,18 +162,23 @@ func TestOwnTerminal(t *testing.T) {
 	if words(o) != "0 ptmx" {
 		t.Errorf("terminals in a container: %v", o)
 	}
-	if now := terminals(); now != before {
-		t.Errorf("terminals of the host's: %s, before %s", now, before)
+	console, err := os.Readlink(filepath.Join(g.Dir, "other/console"))
+	must(t, err)
+	if now := terminals(); strings.Replace(now, console+" ", "", 1) != before {
+		t.Errorf("terminals of the host's: %s, before %s, and a console %s", now, before, console)
+	}
+	var st unix.Stat_t
+	must(t, unix.Stat(console, &st))
+	if st.Mode != unix.S_IFCHR|0o600 || st.Uid != 0 {
+		t.Errorf("a console has mode %o and belongs to %d", st.Mode, st.Uid)
 	}
 	keeper := g.processes()["keeper"]
-	if n := masters(t, keeper); n != 1 {
-		t.Errorf("the keeper holds %d terminals, and one is used", n)
+	if n := masters(t, keeper); n != 2 {
+		t.Errorf("the keeper holds %d terminals; one is used, and has a console", n)
 	}
 	g.Write("other/kill", "KILL")
 	g.Read("other/wait")
-	if n := masters(t, keeper); n != 0 {
-		t.Errorf("the keeper holds %d terminals, and none is used", n)
-	}
+	test.Eventually(t, "the keeper has closed both", 5*time.Second, func() bool { return masters(t, keeper) == 0 })
 }
 
 // masters counts the masters of terminals that a process has open.

@@ -100,10 +100,29 @@ func (c *container) inhabited() (inhabited, error) {
 		return h, err
 	}
 	// Of the groups above it, too: what enters a frozen one stands still before it has executed anything.
-	if text, err := h.group.Read("cgroup.events"); err == nil && strings.Contains(text, "frozen 1") {
+	if text, err := h.group.Read("cgroup.events"); err == nil && strings.Contains(text, "frozen 1") || c.freezing() {
 		return refuse(syscall.EAGAIN, "it is frozen", "thaw it first: echo 0 > ../../cgroup.freeze")
 	}
 	return h, nil
+}
+
+// freezing reports whether the container or one around it has been told to freeze. The kernel says frozen only when the last of
+// those in it stands still.
+func (c *container) freezing() bool {
+	c.e.mu.RLock()
+	defer c.e.mu.RUnlock()
+	for p := c; p != nil; p = p.parent {
+		p.mu.Lock()
+		group := p.group
+		p.mu.Unlock()
+		if group == nil {
+			continue
+		}
+		if text, err := group.Read("cgroup.freeze"); err == nil && strings.TrimSpace(text) == "1" {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *entering) close() {

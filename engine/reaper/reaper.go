@@ -48,6 +48,8 @@ import (
 const Name = "ctrfs-init"
 
 // code is the program. It is executed in a process of its own, never called.
+//
+//lint:ignore U1000 the assembler takes its address
 func code()
 
 // address is where it lies.

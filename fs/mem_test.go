@@ -393,7 +393,7 @@ func (c *memContainer) Processes() ([]engine.Process, error) {
 // Console is never there.
 func (c *memContainer) Console() (string, bool) { return "", false }
 
-// Input leads to nothing.
+// Input leads to a file that is not there.
 func (c *memContainer) Input() (string, bool) {
 	return "/run/stdin/" + c.View().ID, c.View().Config.Extension.StdinOpen
 }

@@ -154,11 +154,7 @@ func (c *container) enter(s engine.State) {
 func (c *container) Owner(file string) (engine.Owner, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if file == "" {
-		return c.rec.Owner, true
-	}
-	o, ok := c.rec.Owners[file]
-	return o, ok
+	return ownerIn(c.rec.Owner, c.rec.Owners, file)
 }
 
 // SetOwner implements [engine.Container].
@@ -168,17 +164,30 @@ func (c *container) SetOwner(file string, o engine.Owner) error {
 		return err
 	}
 	defer end()
-	return c.amend(func(r *record) {
-		if file == "" {
-			r.Owner = o
-			return
-		}
-		r.Owners = maps.Clone(r.Owners)
-		if r.Owners == nil {
-			r.Owners = map[string]engine.Owner{}
-		}
-		r.Owners[file] = o
-	})
+	return c.amend(func(r *record) { setOwner(&r.Owner, &r.Owners, file, o) })
+}
+
+// ownerIn finds the owner of a file, or of the directory, which has no name.
+func ownerIn(dir engine.Owner, files map[string]engine.Owner, file string) (engine.Owner, bool) {
+	if file == "" {
+		return dir, true
+	}
+	o, ok := files[file]
+	return o, ok
+}
+
+// setOwner changes it. The map may be in use elsewhere.
+func setOwner(dir *engine.Owner, files *map[string]engine.Owner, file string, o engine.Owner) {
+	if file == "" {
+		*dir = o
+		return
+	}
+	next := maps.Clone(*files)
+	if next == nil {
+		next = map[string]engine.Owner{}
+	}
+	next[file] = o
+	*files = next
 }
 
 // amend changes the record: on disk first, then in memory. The action token is held.
@@ -245,9 +254,6 @@ func (c *container) Update(by engine.Caller, file string, live bool, change func
 	if err := next.Validate(); err != nil {
 		return err
 	}
-	if err := c.checkInput(v, next); err != nil {
-		return err
-	}
 	if v.State.Active() && next.DeviceList() != v.Config.DeviceList() {
 		if err := c.checkDevices(next); err != nil {
 			return err
@@ -278,7 +284,14 @@ func (c *container) Update(by engine.Caller, file string, live bool, change func
 	if err := c.e.expressible(v.Config, next); err != nil {
 		return err
 	}
+	opened, err := c.reopenInput(v, next)
+	if err != nil {
+		return err
+	}
 	if err := c.commit(v.Config, next); err != nil {
+		if opened {
+			c.endInput()
+		}
 		return err
 	}
 	c.resize(v.Config, next)

@@ -236,11 +236,7 @@ func (x *exec) enter(s engine.State) {
 func (x *exec) Owner(file string) (engine.Owner, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if file == "" {
-		return x.rec.Owner, true
-	}
-	o, ok := x.rec.Owners[file]
-	return o, ok
+	return ownerIn(x.rec.Owner, x.rec.Owners, file)
 }
 
 // SetOwner implements [engine.Program].
@@ -250,17 +246,7 @@ func (x *exec) SetOwner(file string, o engine.Owner) error {
 		return err
 	}
 	defer end()
-	return x.amend(func(r *execRecord) {
-		if file == "" {
-			r.Owner = o
-			return
-		}
-		r.Owners = maps.Clone(r.Owners)
-		if r.Owners == nil {
-			r.Owners = map[string]engine.Owner{}
-		}
-		r.Owners[file] = o
-	})
+	return x.amend(func(r *execRecord) { setOwner(&r.Owner, &r.Owners, file, o) })
 }
 
 // Fail implements [engine.Program].

@@ -109,15 +109,17 @@ func (c *container) inhabited() (inhabited, error) {
 // freezing reports whether the container or one around it has been told to freeze. The kernel says frozen only when the last of
 // those in it stands still.
 func (c *container) freezing() bool {
+	var groups []*cgroup.Group
 	c.e.mu.RLock()
-	defer c.e.mu.RUnlock()
 	for p := c; p != nil; p = p.parent {
 		p.mu.Lock()
-		group := p.group
-		p.mu.Unlock()
-		if group == nil {
-			continue
+		if p.group != nil {
+			groups = append(groups, p.group)
 		}
+		p.mu.Unlock()
+	}
+	c.e.mu.RUnlock()
+	for _, group := range groups {
 		if text, err := group.Read("cgroup.freeze"); err == nil && strings.TrimSpace(text) == "1" {
 			return true
 		}

@@ -80,9 +80,7 @@ func (s *starting) closeInput() {
 	if s.begun {
 		return
 	}
-	if err := s.c.e.keeper.EndInput(s.c.id); err != nil {
-		s.c.e.log.Warn("the keeper still holds a standard input", "container", s.c.id, "err", err)
-	}
+	s.c.endInput()
 }
 
 // holdInput has the keeper keep the input open. Errors: ENXIO when nobody reads it.
@@ -96,13 +94,14 @@ func (c *container) holdInput() error {
 	return c.e.keeper.HoldInput(c.id, f)
 }
 
-// checkInput refuses to open the standard input of a program that has none, or has closed it.
-func (c *container) checkInput(v *engine.View, next *engine.Config) error {
+// reopenInput opens the standard input of a program that runs again, if that is asked for, and refuses for one that has none, or
+// has closed it.
+func (c *container) reopenInput(v *engine.View, next *engine.Config) (opened bool, err error) {
 	if !v.State.Active() || !next.Extension.StdinOpen || v.Config.Extension.StdinOpen {
-		return nil
+		return false, nil
 	}
-	busy := func(why string) error {
-		return &engine.Error{Op: "write", File: "stdin.open", Value: "1", Errno: syscall.EBUSY, Why: why, Cure: "stop it first: echo 1 > stop"}
+	busy := func(why string) (bool, error) {
+		return false, &engine.Error{Op: "write", File: "stdin.open", Value: "1", Errno: syscall.EBUSY, Why: why, Cure: "stop it first: echo 1 > stop"}
 	}
 	c.mu.Lock()
 	reads := c.reads
@@ -110,29 +109,33 @@ func (c *container) checkInput(v *engine.View, next *engine.Config) error {
 	if !reads {
 		return busy("a program gets its standard input when it starts")
 	}
-	err := c.holdInput()
+	err = c.holdInput()
 	if errors.Is(err, syscall.ENXIO) || errors.Is(err, fs.ErrNotExist) {
 		return busy("the program has closed its standard input")
 	}
-	return err
+	return err == nil, err
+}
+
+// endInput is the end of what the program reads.
+func (c *container) endInput() {
+	if err := c.e.keeper.EndInput(c.id); err != nil {
+		c.e.log.Error("the keeper still holds a standard input", "container", c.id, "err", err)
+	}
 }
 
 // changeInput follows the configuration: the end of input for what runs, and the FIFO for what does not.
 func (c *container) changeInput(v *engine.View, next *engine.Config) {
 	was, is := v.Config.Extension.StdinOpen, next.Extension.StdinOpen
-	var err error
 	switch {
 	case was == is:
-		return
 	case is:
-		err = c.makeInput()
+		if err := c.makeInput(); err != nil { // the start tries it again, and says so
+			c.e.log.Error("a standard input cannot be written yet", "container", c.id, "err", err)
+		}
 	case v.State.Active(): // the FIFO stays, for it may be opened again
-		err = c.e.keeper.EndInput(c.id)
+		c.endInput()
 	default:
 		c.dropInput()
-	}
-	if err != nil {
-		c.e.log.Error("a standard input is not what stdin.open says", "container", c.id, "err", err)
 	}
 }
 
@@ -152,7 +155,7 @@ func (e *Engine) recoverInputs() error {
 			// Nobody opens it for a run that has begun without.
 			c.reads = c.state.Active()
 			if err := c.makeInput(); err != nil {
-				return err
+				e.log.Error("a standard input cannot be written", "container", c.id, "err", err)
 			}
 		}
 	}

@@ -359,11 +359,11 @@ func (c *container) discard() error {
 	}
 	c.unpin()
 	c.execs.settle()
-	c.dropInput()
 	c.saving.Lock()
 	defer c.saving.Unlock()
 	err := c.e.roots.Remove(c.id)
 	if err == nil {
+		c.dropInput()
 		c.unkept = true
 		c.mu.Lock()
 		c.e.ids.give(c.rec.First)

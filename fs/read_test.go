@@ -126,6 +126,23 @@ func TestReadVolatile(t *testing.T) {
 	}
 }
 
+// TestReadShorter: a text that becomes shorter under a reader is no file with a hole, which grep(1) calls binary.
+func TestReadShorter(t *testing.T) {
+	m := created(t)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range 2000 {
+			os.WriteFile(m.dir+"/c/cmd", []byte(strings.Repeat("x", 1+500*(i%2))+"\n"), 0)
+		}
+	}()
+	defer func() { <-done }()
+	out, _ := m.run("bash", "for i in {1..200}; do grep -o ^x c/cmd; done | sort -u")
+	if out != "x\n" {
+		t.Errorf("grep found %q", out)
+	}
+}
+
 // TestReadMoments: one handle shows one moment until it is read from the start again; two readings are two moments.
 func TestReadMoments(t *testing.T) {
 	m := created(t)

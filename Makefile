@@ -47,7 +47,7 @@ blackbox:
 race:
 	CGO_ENABLED=1 $(GO) test -race ./fs/... ./engine/...
 	CGO_ENABLED=1 $(GO) build -race -o bin/ctrfs.race ./cmd/ctrfs
-	CTRFS_BINARY=$(CURDIR)/bin/ctrfs.race $(GO) test -count=1 -timeout 10m -run 'TestTranscript|TestExamples' ./test
+	GORACE=atexit_sleep_ms=0 CTRFS_BINARY=$(CURDIR)/bin/ctrfs.race $(GO) test -count=1 -timeout 10m -run 'TestTranscript|TestExamples' ./test
 
 # And with one thread to run Go code on, where a server that waits for itself hangs at once instead of now and then.
 single:

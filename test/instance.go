@@ -272,7 +272,7 @@ func tail(text []byte) []byte {
 	return text[max(0, len(text)-most):]
 }
 
-// Env is what the instance's shells find in their environment.
+// Env is what the instance's shells find in their environment. GORACE is for a program with the race detector.
 func (i *Instance) Env(root string) []string {
-	return []string{"MNT=" + i.Dir, "CTRFS=" + i.Binary, "STATE=" + i.State, "RUN=" + i.Run, "TMP=" + i.Tmp, "ROOT=" + root}
+	return []string{"MNT=" + i.Dir, "CTRFS=" + i.Binary, "STATE=" + i.State, "RUN=" + i.Run, "TMP=" + i.Tmp, "ROOT=" + root, "GORACE=" + os.Getenv("GORACE")}
 }

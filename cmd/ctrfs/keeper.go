@@ -87,7 +87,7 @@ func spawnServer(socket *os.File, r keeper.Request) (int, error) {
 		"--cgroup-root", r.CgroupRoot, "--cgroup-v1", r.CgroupV1, "--again=" + strconv.FormatBool(r.Again)}
 	return syscall.ForkExec("/proc/self/exe", argv, &syscall.ProcAttr{
 		Dir:   "/",
-		Env:   []string{},
+		Env:   environ(),
 		Files: []uintptr{null.Fd(), uintptr(syscall.Stderr), uintptr(syscall.Stderr), socket.Fd()},
 	})
 }

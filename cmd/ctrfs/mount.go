@@ -178,7 +178,7 @@ func startKeeper(r keeper.Request, foreground bool, runLock, stateLock *os.File,
 	}
 	p, err := os.StartProcess(self.Name(), []string{"ctrfs", "keeper", "--state", r.State, "--log-level", r.LogLevel}, &os.ProcAttr{
 		Dir:   "/",
-		Env:   []string{},
+		Env:   environ(),
 		Files: []*os.File{null, log, log, runLock, stateLock, socket},
 		// A sudo or a service manager may have given root supplementary groups, and containers would have them (CVE-2022-36109).
 		Sys: &syscall.SysProcAttr{Setsid: !foreground, Credential: &syscall.Credential{Uid: 0, Gid: 0}},

@@ -135,7 +135,11 @@ func (t *tree) refuse(p engine.Program, err error) syscall.Errno {
 	if p != nil {
 		p.Fail(err)
 	}
-	return engine.Errno(err)
+	if errno := engine.Errno(err); errno != syscall.EAGAIN {
+		return errno
+	}
+	// To EAGAIN, Go's package os, Node and others wait for poll(2) to tell of room, and the tree has no poll(2): for ever.
+	return syscall.EBUSY
 }
 
 // fill sets what the attributes of directories and files have in common.

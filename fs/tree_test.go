@@ -224,7 +224,7 @@ func TestRefuse(t *testing.T) {
 	var log bytes.Buffer
 	tr := &tree{log: slog.New(slog.NewTextHandler(&log, nil))}
 	for err, want := range map[error]syscall.Errno{
-		syscall.ENOSPC: syscall.ENOSPC, fmt.Errorf("x: %w", syscall.ENOENT): syscall.ENOENT, context.Canceled: syscall.EIO,
+		syscall.ENOSPC: syscall.ENOSPC, syscall.EAGAIN: syscall.EBUSY, fmt.Errorf("x: %w", syscall.ENOENT): syscall.ENOENT, context.Canceled: syscall.EIO,
 		&engine.Error{Errno: syscall.EBUSY, Err: syscall.EINTR}: syscall.EBUSY,
 	} {
 		log.Reset()

@@ -101,7 +101,7 @@ func (c *container) inhabited() (inhabited, error) {
 	}
 	// Of the groups above it, too: what enters a frozen one stands still before it has executed anything.
 	if text, err := h.group.Read("cgroup.events"); err == nil && strings.Contains(text, "frozen 1") || c.freezing() {
-		return refuse(syscall.EAGAIN, "it is frozen", "thaw it first: echo 0 > ../../cgroup.freeze")
+		return refuse(syscall.EBUSY, "it is frozen", "thaw it first: echo 0 > ../../cgroup.freeze")
 	}
 	return h, nil
 }
@@ -338,7 +338,7 @@ func (s *entering) explain(err error) error {
 		return refuse(f.Errno, fmt.Sprintf("step %d, %s", f.Step+1, step), "look what is mounted on /dev/pts in the container, or write 0 into tty")
 	}
 	if f.Errno == syscall.ECHILD { // killed on the way: with the container, or for its memory
-		return refuse(syscall.EAGAIN, fmt.Sprintf("killed at step %d, %s", f.Step+1, s.steps[f.Step]),
+		return refuse(syscall.EBUSY, fmt.Sprintf("killed at step %d, %s", f.Step+1, s.steps[f.Step]),
 			"see whether the container still runs, and whether it has memory left: ../../state, ../../memory.events")
 	}
 	return out

@@ -70,7 +70,7 @@ func (c *container) keepLooking(ctx context.Context, h engine.Health, started ti
 			continue
 		}
 		last, err := c.examine(h)
-		if errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EAGAIN) {
+		if errors.Is(err, syscall.EBUSY) {
 			continue // it has just exited, or is frozen
 		}
 		if c.noteHealth(ctx, h, last, time.Since(started)) {

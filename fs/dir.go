@@ -54,7 +54,7 @@ func (d *dir) lookupRow(ctx context.Context, r *row, out *fuse.EntryOut) (*fs.In
 	}
 	f := &file{common(), r, at.Ino}
 	f.fill(&out.Attr)
-	if !r.readable() || r.setting() {
+	if !r.readable() || r.setting() || r.wait != nil {
 		out.SetAttrTimeout(moment)
 	}
 	at.Mode = syscall.S_IFREG

@@ -62,7 +62,8 @@ func (n *node) fresh() *engine.Config {
 const forever = time.Hour
 
 // moment is how long it may keep what it has just been told of a file that changes through its own writes, which it notices,
-// or through config.json: until the open(2) that made it ask. It rounds this up to its clock tick, 1 to 4 ms.
+// or through config.json: until the open(2) that made it ask. It rounds this up to its clock tick, 1 to 4 ms. A wait file is
+// another such: nobody reads by the size of what blocks.
 const moment = time.Nanosecond
 
 // Inode numbers that mean something else: none, the root, and the file by which go-fuse stops poll(2).

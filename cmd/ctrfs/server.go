@@ -48,7 +48,7 @@ func runServer(r keeper.Request) error {
 		return err
 	}
 	setName("ctrfs-server")
-	debug.SetGCPercent(50) // half of Go's default: memory is counted per container
+	debug.SetGCPercent(local.GCAtRest)
 	syscall.CloseOnExec(serverSocket)
 	client, account, err := keeper.Dial(os.NewFile(serverSocket, "keeper"))
 	if err != nil {

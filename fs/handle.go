@@ -140,6 +140,8 @@ func (h *handle) write(by engine.Caller, data string, off int64) error {
 		if err := checkText(f.row.name, data); err != nil {
 			return err
 		}
+		f.tree.acting.Add(1)
+		defer f.tree.acting.Add(-1)
 		return f.row.act(by, f.program(), strings.TrimSuffix(data, "\n"))
 	}
 	h.mu.Lock()

@@ -28,6 +28,7 @@ type tree struct {
 	memos   memos
 	samples samples
 	writes  atomic.Uint64 // operations through the mount that changed something, see [stamp]
+	acting  atomic.Int32  // writes to actions that are under way
 }
 
 // node is what a directory and a file have in common. It never changes; c is nil in the root.

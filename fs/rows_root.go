@@ -12,7 +12,7 @@ var rootRows = []row{
 		help: "version, commit and Go version of the server"},
 	{name: "host", shape: keyed, read: inRoot(hostText),
 		help: "what this host offers, one feature a line, and why not if not"},
-	{name: "ps", shape: table, read: func(s source) (string, error) { return psAll(s.tree.engine) },
+	{name: "ps", shape: table, read: func(s source) (string, error) { return psAll(s.tree) },
 		help: "every process of every container"},
 	{name: "stats", shape: table, read: inRoot(statsAll),
 		help: "one line a container: cpu in microseconds, the rest in bytes or numbers"},

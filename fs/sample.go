@@ -47,7 +47,7 @@ func (s *samples) take(t *tree, by string) []sample {
 		return all
 	}
 	begin := time.Now()
-	all = look(t.engine)
+	all = look(t)
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -66,10 +66,10 @@ func (s *samples) forget(at time.Time) {
 }
 
 // look looks at every container once.
-func look(e engine.Engine) []sample {
+func look(t *tree) []sample {
 	var found []engine.Container
-	each(e, nil, func(c engine.Container) { found = append(found, c) })
+	each(t.engine, nil, func(c engine.Container) { found = append(found, c) })
 	all := make([]sample, len(found))
-	forEach(len(found), func(i int) { all[i] = sample{found[i].View(), found[i].Stats()} })
+	t.forEach(len(found), func(i int) { all[i] = sample{found[i].View(), found[i].Stats()} })
 	return all
 }

@@ -51,12 +51,12 @@ func psOne(c engine.Container) (string, error) {
 
 // psAll asks the outermost containers only: each lists what runs below it, too. One that was removed meanwhile runs
 // nothing.
-func psAll(e engine.Engine) (string, error) {
+func psAll(t *tree) (string, error) {
 	var failed error
-	found := e.Children(nil)
+	found := t.engine.Children(nil)
 	all := make([][]engine.Process, len(found))
 	errs := make([]error, len(found))
-	forEach(len(found), func(i int) { all[i], errs[i] = found[i].Processes() })
+	t.forEach(len(found), func(i int) { all[i], errs[i] = found[i].Processes() })
 	text := aligned(func(w io.Writer) {
 		io.WriteString(w, "CONTAINER\t"+psHeader)
 		for i, procs := range all {

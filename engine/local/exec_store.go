@@ -137,7 +137,10 @@ func (s *store) loadExecs(id string) map[string]*execRecord {
 		if !ok {
 			continue
 		}
-		text, err := os.ReadFile(filepath.Join(dir, entry.Name()))
+		text, err := readLines(filepath.Join(dir, entry.Name()))
+		if err == nil && len(text) == 0 {
+			continue // a creation that did not end
+		}
 		r := new(execRecord)
 		if err == nil {
 			err = lastLine(text, r)

@@ -155,6 +155,20 @@ func appendLine(name string, line []byte) (int64, error) {
 	return st.Size + int64(n), nil
 }
 
+// readLines reads a record file, for a server that begins. What follows the last whole line is cut off: the next one would continue
+// it, and be no record. A file without a whole line is left alone.
+func readLines(name string) ([]byte, error) {
+	text, err := os.ReadFile(name)
+	whole := text[:bytes.LastIndexByte(text, '\n')+1]
+	if err != nil || len(whole) == 0 {
+		return text, err
+	}
+	if len(whole) < len(text) {
+		err = os.Truncate(name, int64(len(whole)))
+	}
+	return whole, err
+}
+
 // lastLine reads the last whole line of a record file into r.
 func lastLine(text []byte, r any) error {
 	end := bytes.LastIndexByte(text, '\n')
@@ -199,7 +213,7 @@ const fresh = ".new"
 // alone. What has no record is in neither: a creation or a removal that did not end.
 func (s *store) load(ids []string) (records []*record, broken []string) {
 	for _, id := range ids {
-		text, err := os.ReadFile(s.recordPath(id))
+		text, err := readLines(s.recordPath(id))
 		if errors.Is(err, fs.ErrNotExist) || err == nil && len(text) == 0 {
 			continue
 		}

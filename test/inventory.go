@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -34,9 +35,11 @@ func TakeInventory() Inventory {
 // processes of a group, after the call that dropped them has returned; and tests of other packages may be at work.
 const settle = 5 * time.Second
 
-// Leftovers returns what was not there before and does not go away, sorted.
-func (before Inventory) Leftovers() []string {
+// Leftovers returns what was not there before and does not go away, sorted. Of that, only what is ours counts, and is waited for:
+// others may be at work on the machine.
+func (before Inventory) Leftovers(ours func(thing string) bool) []string {
 	left := map[string]bool(TakeInventory())
+	maps.DeleteFunc(left, func(thing string, _ bool) bool { return !ours(thing) })
 	for end := time.Now().Add(settle); ; time.Sleep(50 * time.Millisecond) {
 		now := TakeInventory()
 		for thing := range left {

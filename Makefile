@@ -62,6 +62,7 @@ ci: lint cross test test-v2 fuzz fresh ## all that must hold before a change is 
 lint: tools ## gofmt, vet, staticcheck, and the rules of this house
 	@test -z "$$($(GO)fmt -l .)" || { $(GO)fmt -d .; exit 1; }
 	$(GO) vet ./...
+	$(GO) vet -tags crashpoints ./engine/crash
 	$(GO) run $(STATICCHECK) ./...
 	test/houserules
 

@@ -43,6 +43,9 @@
 // What a shell cannot say is in Go, on the same ground: [MountFor] gives a [Tree], Sh runs shell text on it. They need
 // root; without it they fail where CI is set in the environment, and are skipped, with the reason, where it is not.
 //
+// TestCrashPoints (crash_test.go) kills the server after each single step of an operation that outlives it, which package
+// engine/crash makes possible in a program built with the tag crashpoints; -every is for steps, too, that are taken many times.
+//
 // The program under test is built from this tree, unless CTRFS_BINARY names one: that is how the same tests run once more
 // with the race detector inside ctrfs. test/setup makes what they need beyond the tree; a machine that lacks a part of it
 // gets the same treatment as one without root.

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrfs/ctrfs/engine"
+	"github.com/ctrfs/ctrfs/engine/crash"
 	"github.com/ctrfs/ctrfs/overlay"
 )
 
@@ -145,12 +146,16 @@ func appendLine(name string, line []byte) (int64, error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return 0, err
 	}
+	crash.Point("open a record")
 	n, err := unix.Write(fd, line)
+	crash.Point("append to a record")
 	if err == nil && n < len(line) {
 		err = unix.ENOSPC
 	}
 	if err != nil {
-		return 0, errors.Join(err, unix.Ftruncate(fd, st.Size))
+		err = errors.Join(err, unix.Ftruncate(fd, st.Size))
+		crash.Point("take back a part of a record")
+		return 0, err
 	}
 	return st.Size + int64(n), nil
 }
@@ -165,6 +170,7 @@ func readLines(name string) ([]byte, error) {
 	}
 	if len(whole) < len(text) {
 		err = os.Truncate(name, int64(len(whole)))
+		crash.Point("cut off a part of a record")
 	}
 	return whole, err
 }
@@ -195,11 +201,14 @@ func parseRecord(id string, text []byte) (*record, error) {
 func (s *store) write(name string, text []byte) error {
 	next := name + fresh
 	err := os.WriteFile(next, text, 0o600)
+	crash.Point("write a file anew")
 	if err == nil {
 		err = os.Rename(next, name)
+		crash.Point("replace a file")
 	}
 	if err != nil {
 		os.Remove(next)
+		crash.Point("drop a file's new text")
 		return keepError(err)
 	}
 	s.touch(name)
@@ -273,6 +282,7 @@ func (s *store) sync() {
 		if err := unix.Fsync(fd); err != nil {
 			s.log.Error("not synced to disk; a power cut may take it back", "file", name, "err", err)
 		}
+		crash.Point("sync")
 		unix.Close(fd)
 	}
 }

@@ -152,7 +152,7 @@ func (e *Engine) resume(r keeper.Running) {
 	defer c.mu.Unlock()
 	c.pid, c.pidfd, c.started, c.rec.Started = r.PID, r.PidFD, r.Started, true
 	c.kills, c.console = c.rec.Kills, r.Console
-	c.ranAgain()
+	c.recall(r.Started)
 	c.lookAfter()
 	c.state = engine.Running
 	if frozen, err := c.readFreeze(); err == nil && frozen {

@@ -53,6 +53,7 @@ type record struct {
 	First   uint32                  `json:"first_id,omitempty"` // of its range of host ids; 0 when it has none
 	Found   *account                `json:"found,omitempty"`    // the user that its last start looked up
 	Started bool                    `json:"started"`            // it has run at least once
+	Begun   time.Time               `json:"begun,omitzero"`     // the run that the rest is about; the last one may not be on disk yet
 	KillAt  time.Time               `json:"kill_at,omitzero"`   // a stop is under way, and this is when KILL follows
 	OOM     bool                    `json:"oom,omitempty"`      // memory has run out in the present run
 	Kills   uint64                  `json:"kills,omitempty"`    // OOM kills in its group that have been told, while it runs

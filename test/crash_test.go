@@ -1,7 +1,6 @@
 package test
 
 import (
-	"bytes"
 	"errors"
 	"flag"
 	"fmt"
@@ -100,12 +99,6 @@ func openCrashBench(t *testing.T) *crashBench {
 	}
 	b.files = openFiles(b.keeper)
 	return b
-}
-
-// openFiles counts the descriptors of a process.
-func openFiles(pid int) int {
-	fds, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-	return len(fds)
 }
 
 // order asks for the points that are passed from now on, and for the server's death at one of them, "N NAME", or at none.
@@ -211,24 +204,14 @@ func (b *crashBench) close() error {
 		errs = append(errs, fmt.Errorf("containers that could not be removed: %s", left))
 	}
 	os.RemoveAll(b.orders)
-	name := b.name()
 	stays := ""
 	left := func() bool {
-		if files := openFiles(b.keeper); files > b.files {
-			stays = fmt.Sprintf("the keeper has %d files open, and had %d", files, b.files)
+		if stays = b.ownerless(); stays != "" {
 			return true
 		}
-		for _, pattern := range []string{b.State + "/containers/*/*", b.State + "/trash/*", b.State + "/*.new", b.Run + "/stdin/*", b.Run + "/starting",
-			"/sys/fs/cgroup/ctrfs-" + name + "/*/", "/sys/fs/cgroup/*/ctrfs-" + name + "/*/"} {
-			found, _ := filepath.Glob(pattern)
-			for _, f := range found {
-				if filepath.Base(f) != "leaf" {
-					stays = f
-					return true
-				}
-			}
-		}
-		return false
+		files := openFiles(b.keeper)
+		stays = fmt.Sprintf("the keeper has %d files open, and had %d", files, b.files)
+		return files > b.files
 	}
 	for end := time.Now().Add(Patiently(5 * time.Second)); left(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
@@ -236,11 +219,8 @@ func (b *crashBench) close() error {
 			break
 		}
 	}
-	log, _ := os.ReadFile(b.Run + "/ctrfs.log")
-	for line := range bytes.Lines(log) { // which say that something is not as it should be, but for the death
-		if bytes.Contains(line, []byte("level=ERROR")) && !bytes.Contains(line, []byte("the server di")) {
-			errs = append(errs, fmt.Errorf("ctrfs.log: %s", bytes.TrimSpace(line)))
-		}
+	for _, line := range b.failures() {
+		errs = append(errs, fmt.Errorf("ctrfs.log: %s", line))
 	}
 	errs = append(errs, b.Umount(), shared.takeBack(b.Instance))
 	return errors.Join(append(errs, b.Close())...)

@@ -130,6 +130,17 @@ func (i *Instance) complaints() error {
 	return fmt.Errorf("ctrfs.log:\n%s", tail(log))
 }
 
+// failures returns what the log says is not as it should be, but for the death of a server.
+func (i *Instance) failures() (lines []string) {
+	log, _ := os.ReadFile(i.Run + "/ctrfs.log")
+	for line := range strings.Lines(string(log)) {
+		if strings.Contains(line, "level=ERROR") && !strings.Contains(line, `"the server died`) && !strings.Contains(line, `"the server did not come back`) {
+			lines = append(lines, strings.TrimSpace(line))
+		}
+	}
+	return lines
+}
+
 // dumpStacks has a server that should be gone write into its log where it hangs. It ends by that.
 func (i *Instance) dumpStacks() {
 	_, server, err := i.Processes()

@@ -158,3 +158,23 @@ func RSS(pid int) (int64, error) {
 	}
 	return 0, fmt.Errorf("process %d has no memory", pid)
 }
+
+// openFiles counts the descriptors of a process.
+func openFiles(pid int) int {
+	fds, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	return len(fds)
+}
+
+// ownerless returns something that belongs to a container, of an instance that has none; empty when there is nothing.
+func (i *Instance) ownerless() string {
+	for _, pattern := range []string{i.State + "/containers/*/*", i.State + "/trash/*", i.State + "/*.new", i.Run + "/stdin/*", i.Run + "/starting",
+		"/sys/fs/cgroup/ctrfs-" + i.name() + "/*/", "/sys/fs/cgroup/*/ctrfs-" + i.name() + "/*/"} {
+		found, _ := filepath.Glob(pattern)
+		for _, f := range found {
+			if filepath.Base(f) != "leaf" {
+				return f
+			}
+		}
+	}
+	return ""
+}

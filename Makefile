@@ -16,7 +16,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    = 5s
 ARGS        =
 
-.PHONY: help build cross demo test test-v2 ci lint bench fuzz fresh clean tools test-tools v2-tools units blackbox race single
+.PHONY: help build cross demo test chaos test-v2 ci lint bench fuzz fresh clean tools test-tools v2-tools units blackbox race single
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
@@ -54,6 +54,15 @@ single:
 	GOMAXPROCS=1 $(GO) test -count=1 -timeout 10m ./fs/...
 	GOMAXPROCS=1 $(GO) test -count=1 -timeout 10m -run 'TestTranscript|TestExamples' ./test
 
+# Everything that lasts is tried for longer: DURATION of chaos, SEED to do one run's operations again (0 for others), CYCLES of a
+# container's life, and the server's death at each and every step.
+DURATION = 10m
+SEED     = 0
+CYCLES   = 10000
+
+chaos: test-tools ## kill the server in every way for a long time (as root; DURATION=1h, SEED=7, CYCLES=10000)
+	$(GO) test -count=1 -timeout 0 -v -run 'TestChaos|TestCycles|TestCrashPoints|TestWaiters' ./test -args -duration $(DURATION) -seed $(SEED) -cycles $(CYCLES) -every
+
 test-v2: v2-tools ## run the black-box tests on a machine with cgroup v2 only and Linux 6.1 (in qemu, as root)
 	@test/machine/run
 
@@ -62,6 +71,7 @@ ci: lint cross test test-v2 fuzz fresh ## all that must hold before a change is 
 lint: tools ## gofmt, vet, staticcheck, and the rules of this house
 	@test -z "$$($(GO)fmt -l .)" || { $(GO)fmt -d .; exit 1; }
 	$(GO) vet ./...
+	$(GO) vet -tags crashpoints ./engine/crash
 	$(GO) run $(STATICCHECK) ./...
 	test/houserules
 

@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ctrfs/ctrfs/engine/crash"
 )
 
 // retry repeats a call that a signal has interrupted; the Go runtime sends some to itself.
@@ -41,6 +43,7 @@ func mkdirat(dir *os.File, name string, mode uint32) (*os.File, error) {
 	if err := unix.Mkdirat(int(dir.Fd()), name, mode); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
+	crash.Point("make a half of a layer")
 	return openat(dir, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 }
 

@@ -13,6 +13,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ctrfs/ctrfs/engine/crash"
 )
 
 // host makes the skeleton of the root called host. A skeleton never changes once it is published, since overlays lie on
@@ -185,6 +187,7 @@ func (h *host) build(name string) error {
 	if err := unix.Mkdirat(int(h.dir.Fd()), unfinished, 0o755); err != nil {
 		return err
 	}
+	crash.Point("begin the root called host")
 	to, err := os.OpenRoot(filepath.Join(fdPath(h.dir), unfinished))
 	if err != nil {
 		return err
@@ -194,5 +197,7 @@ func (h *host) build(name string) error {
 	if err := b.build(); err != nil {
 		return errors.Join(err, h.trash.take(h.dir, unfinished))
 	}
-	return unix.Renameat2(int(h.dir.Fd()), unfinished, int(h.dir.Fd()), name, unix.RENAME_NOREPLACE)
+	err = unix.Renameat2(int(h.dir.Fd()), unfinished, int(h.dir.Fd()), name, unix.RENAME_NOREPLACE)
+	crash.Point("publish the root called host")
+	return err
 }

@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ctrfs/ctrfs/engine/crash"
 )
 
 // mountOverlay mounts lower under the container's private layer.
@@ -132,10 +134,13 @@ func setOwner(dir *os.File, want *unix.Stat_t) error {
 		if err := unix.Fchownat(int(dir.Fd()), "", int(want.Uid), int(want.Gid), unix.AT_EMPTY_PATH); err != nil {
 			return err
 		}
+		crash.Point("give a layer its owner")
 	}
 	if st.Mode&0o7777 == want.Mode&0o7777 {
 		return nil
 	}
 	// fchmod(2) takes no O_PATH descriptor, and fchmodat2(2) is of 6.6.
-	return unix.Chmod(fdPath(dir), want.Mode&0o7777)
+	err := unix.Chmod(fdPath(dir), want.Mode&0o7777)
+	crash.Point("give a layer its mode")
+	return err
 }

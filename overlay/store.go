@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrfs/ctrfs/engine"
+	"github.com/ctrfs/ctrfs/engine/crash"
 )
 
 // Store makes the roots of one ctrfs and keeps their writable layers.
@@ -110,9 +111,12 @@ func (s *Store) MakeHome(id string) error {
 	}
 	dir := int(s.homes.Fd())
 	err := unix.Mkdirat(dir, inHomes(id), 0o700)
+	crash.Point("make a container's directory")
 	if err == unix.ENOENT { // the first one with this character
 		if err = unix.Mkdirat(dir, id[:1], 0o700); err == nil || err == unix.EEXIST {
+			crash.Point("make a directory of directories")
 			err = unix.Mkdirat(dir, inHomes(id), 0o700)
+			crash.Point("make a container's directory")
 		}
 	}
 	return err

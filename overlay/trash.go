@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ctrfs/ctrfs/engine/crash"
 )
 
 // trash is a directory whose content is being deleted. A tree in it is flattened: a directory that is not empty moves
@@ -46,6 +48,7 @@ func (t *trash) move(dir *os.File, name string) error {
 		free := strconv.FormatInt(t.last.Add(1), 36)
 		err := unix.Renameat2(int(dir.Fd()), name, int(t.dir.Fd()), free, unix.RENAME_NOREPLACE)
 		if err != syscall.EEXIST {
+			crash.Point("move into the trash")
 			return err
 		}
 	}
@@ -193,6 +196,7 @@ func (t *trash) thawing(dir *os.File, name string, do func() error) error {
 		}
 		err = do()
 	}
+	crash.Point("delete from the trash")
 	if err == nil {
 		t.step++
 	}

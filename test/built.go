@@ -16,15 +16,28 @@ var Binary = sync.OnceValues(func() (string, error) {
 	if path := os.Getenv("CTRFS_BINARY"); path != "" {
 		return filepath.Abs(path)
 	}
+	return buildTree("ctrfs-%08x")
+})
+
+// CrashBinary returns the same program with the points at which it can be killed: package engine/crash.
+var CrashBinary = sync.OnceValues(func() (string, error) {
+	if dir := os.Getenv("CTRFS_PROGRAMS"); dir != "" {
+		return filepath.Join(dir, "ctrfs-crashpoints"), nil
+	}
+	return buildTree("ctrfs-crashpoints-%08x", "-tags", "crashpoints")
+})
+
+// buildTree builds the program of this tree. Its name gets a number by which no two trees take the same path, and that is one for
+// all runs in a tree, so that nothing has to clean up.
+func buildTree(name string, flags ...string) (string, error) {
 	root, err := treeRoot()
 	if err != nil {
 		return "", err
 	}
-	// One path for all runs in a tree, so that nothing has to clean up.
 	tree := fnv.New32a()
 	tree.Write([]byte(root))
-	return build(root, fmt.Sprintf("ctrfs-%08x", tree.Sum32()), "./cmd/ctrfs")
-})
+	return build(root, fmt.Sprintf(name, tree.Sum32()), append(flags, "./cmd/ctrfs"))
+}
 
 // Program builds a program that tests run inside, from the package of that name below the caller's: without libraries, and
 // with env added to the environment. CTRFS_PROGRAMS names a directory where they lie ready, for a machine without Go.
@@ -34,13 +47,13 @@ func Program(name string, env ...string) (string, error) {
 		_, err := os.Stat(path)
 		return path, err
 	}
-	return build("", name, "./"+name, env...)
+	return build("", name, []string{"./" + name}, env...)
 }
 
 // build has the go command, run in dir, make a program for the tests' use.
-func build(dir, name, from string, env ...string) (string, error) {
+func build(dir, name string, args []string, env ...string) (string, error) {
 	path := filepath.Join(CacheDir(), "under-test", name)
-	cmd := exec.Command("go", "build", "-o", path, from)
+	cmd := exec.Command("go", append([]string{"build", "-o", path}, args...)...)
 	cmd.Dir = dir
 	cmd.Env = append(append(os.Environ(), "CGO_ENABLED=0"), env...)
 	if out, err := cmd.CombinedOutput(); err != nil {

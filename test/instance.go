@@ -112,7 +112,7 @@ func (i *Instance) Close() error {
 	if i.mounts() > 0 {
 		errs = append(errs, i.Umount("--stop"))
 	}
-	if left := i.mine(i.before.Leftovers()); len(left) > 0 {
+	if left := i.before.Leftovers(i.mine); len(left) > 0 {
 		i.dumpStacks()
 		log, _ := os.ReadFile(i.Run + "/ctrfs.log")
 		errs = append(errs, fmt.Errorf("left behind:\n\t%s\nctrfs.log:\n%s", strings.Join(left, "\n\t"), tail(log)))
@@ -130,6 +130,17 @@ func (i *Instance) complaints() error {
 	return fmt.Errorf("ctrfs.log:\n%s", tail(log))
 }
 
+// failures returns what the log says is not as it should be, but for the death of a server.
+func (i *Instance) failures() (lines []string) {
+	log, _ := os.ReadFile(i.Run + "/ctrfs.log")
+	for line := range strings.Lines(string(log)) {
+		if strings.Contains(line, "level=ERROR") && !strings.Contains(line, `"the server died`) && !strings.Contains(line, `"the server did not come back`) {
+			lines = append(lines, strings.TrimSpace(line))
+		}
+	}
+	return lines
+}
+
 // dumpStacks has a server that should be gone write into its log where it hangs. It ends by that.
 func (i *Instance) dumpStacks() {
 	_, server, err := i.Processes()
@@ -140,12 +151,10 @@ func (i *Instance) dumpStacks() {
 
 // mine leaves out the mounts, processes and cgroups of other instances, which may come and go while this one is there. Of
 // the rest nobody can tell whose it is.
-func (i *Instance) mine(things []string) []string {
+func (i *Instance) mine(thing string) bool {
 	sign := map[string]string{"mount": i.Base, "process": i.Base, "cgroup": i.name()}
-	return slices.DeleteFunc(things, func(thing string) bool {
-		kind, _, _ := strings.Cut(thing, " ")
-		return !strings.Contains(thing, sign[kind])
-	})
+	kind, _, _ := strings.Cut(thing, " ")
+	return strings.Contains(thing, sign[kind])
 }
 
 // name returns what the instance calls its cgroups, after the prefix; empty when it has not got so far.

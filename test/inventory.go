@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -34,9 +35,11 @@ func TakeInventory() Inventory {
 // processes of a group, after the call that dropped them has returned; and tests of other packages may be at work.
 const settle = 5 * time.Second
 
-// Leftovers returns what was not there before and does not go away, sorted.
-func (before Inventory) Leftovers() []string {
+// Leftovers returns what was not there before and does not go away, sorted. Of that, only what is ours counts, and is waited for:
+// others may be at work on the machine.
+func (before Inventory) Leftovers(ours func(thing string) bool) []string {
 	left := map[string]bool(TakeInventory())
+	maps.DeleteFunc(left, func(thing string, _ bool) bool { return !ours(thing) })
 	for end := time.Now().Add(settle); ; time.Sleep(50 * time.Millisecond) {
 		now := TakeInventory()
 		for thing := range left {
@@ -154,4 +157,24 @@ func RSS(pid int) (int64, error) {
 		}
 	}
 	return 0, fmt.Errorf("process %d has no memory", pid)
+}
+
+// openFiles counts the descriptors of a process.
+func openFiles(pid int) int {
+	fds, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	return len(fds)
+}
+
+// ownerless returns something that belongs to a container, of an instance that has none; empty when there is nothing.
+func (i *Instance) ownerless() string {
+	for _, pattern := range []string{i.State + "/containers/*/*", i.State + "/trash/*", i.State + "/*.new", i.Run + "/stdin/*", i.Run + "/starting",
+		"/sys/fs/cgroup/ctrfs-" + i.name() + "/*/", "/sys/fs/cgroup/*/ctrfs-" + i.name() + "/*/"} {
+		found, _ := filepath.Glob(pattern)
+		for _, f := range found {
+			if filepath.Base(f) != "leaf" {
+				return f
+			}
+		}
+	}
+	return ""
 }

@@ -34,7 +34,7 @@ func TestNothingLeft(t *testing.T) {
 	for line := range strings.Lines(string(text)) {
 		before[strings.TrimSuffix(line, "\n")] = true
 	}
-	for _, thing := range before.Leftovers() {
+	for _, thing := range before.Leftovers(func(string) bool { return true }) {
 		t.Errorf("left behind: %s", thing)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"unsafe"
 
 	"github.com/ctrfs/ctrfs/engine"
+	"github.com/ctrfs/ctrfs/engine/crash"
 	"golang.org/x/sys/unix"
 )
 
@@ -145,6 +146,7 @@ func (d dir) write(rel string, values ...string) error {
 		if _, err := retry(func() (int, error) { return unix.Write(fd, []byte(value)) }); err != nil {
 			return d.fail("write", rel, value, err)
 		}
+		crash.Point("write to a group")
 	}
 	return nil
 }
@@ -154,6 +156,7 @@ func (d dir) mkdir(rel string) error {
 	if err := unix.Mkdirat(d.fd, rel, 0o755); err != nil {
 		return d.fail("mkdir", rel, "", err)
 	}
+	crash.Point("make a group")
 	return nil
 }
 
@@ -270,6 +273,7 @@ func (d dir) rmdir(rel string) error {
 		_, _ = until(removeWait, remove)
 	}
 	if err == 0 || err == unix.ENOENT {
+		crash.Point("remove a group")
 		return nil
 	}
 	return d.fail("rmdir", rel, "", err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"runtime"
 	"strings"
@@ -55,6 +56,7 @@ type exitKey struct {
 type child struct {
 	id       [idSize]byte
 	image    *launch.Image // what it runs until it has executed its program
+	wanted   *server       // who has asked for it; nil for what is only waited for
 	pid      int           // known once that is over, and pidfd and started too
 	pidfd    *os.File
 	started  time.Time
@@ -66,12 +68,14 @@ type child struct {
 
 // server is one incarnation of the server.
 type server struct {
-	pid     int
+	pid     int // 0 once it has been waited for; guarded by Keeper.mu
 	link    *link
 	out     *outbox
 	started time.Time
-	answer  chan error // what becomes of the mount, once
-	ready   bool       // guarded by Keeper.mu
+	answer  chan error     // what becomes of the mount, once
+	ready   bool           // guarded by Keeper.mu
+	starts  sync.WaitGroup // launches that it has asked for
+	heard   chan struct{}  // closed when all is heard that it has said
 }
 
 // settle says what became of the mount; only the first word counts.
@@ -137,6 +141,7 @@ func (k *Keeper) woken() {
 // exited records that a child is gone. k.mu is held.
 func (k *Keeper) exited(pid int, status syscall.WaitStatus) {
 	if s := k.server; s != nil && s.pid == pid {
+		s.pid = 0
 		go k.serverExited(s, status)
 		return
 	}
@@ -236,9 +241,6 @@ func (k *Keeper) Mount(ctx context.Context, r Request) error {
 	}
 }
 
-// errEnding is why a server that died is not followed by another.
-var errEnding = errors.New("the tree has been unmounted")
-
 // startServer starts a server and tells it what lives. k.mu is held.
 func (k *Keeper) startServer(r Request) (*server, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
@@ -256,7 +258,7 @@ func (k *Keeper) startServer(r Request) (*server, error) {
 		l.close()
 		return nil, err
 	}
-	s := &server{pid: pid, link: l, out: newOutbox(l), started: time.Now(), answer: make(chan error, 1)}
+	s := &server{pid: pid, link: l, out: newOutbox(l), started: time.Now(), answer: make(chan error, 1), heard: make(chan struct{})}
 	k.server = s
 	for _, c := range k.children {
 		if c.executed {
@@ -304,18 +306,19 @@ func (k *Keeper) lendClaims(s *server) error {
 
 // serve handles what one server asks for, until it is gone.
 func (k *Keeper) serve(s *server) {
+	defer close(s.heard)
 	for {
 		var m message
 		text, fds, err := s.link.receive(&m)
 		if err != nil {
-			if !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrClosed) {
+			if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
 				k.log.Error("the server's socket failed", "err", err)
 			}
 			return // its exit is reported by the reaper
 		}
 		switch m.Kind {
 		case kindStart:
-			go k.start(s, m, fds)
+			s.starts.Go(func() { k.start(s, m, fds) })
 			continue
 		case kindNamespaces:
 			if m.PID == 0 {
@@ -372,7 +375,7 @@ func (k *Keeper) start(s *server, m message, fds []int) {
 	var c *child
 	if err == nil {
 		defer img.Close() // after the answer: the other processors take part in it
-		c, err = k.launch(m, img, from)
+		c, err = k.launch(s, m, img, from)
 	}
 	if err != nil {
 		reply.fail(err)
@@ -387,9 +390,6 @@ func (k *Keeper) start(s *server, m message, fds []int) {
 		s.out.put(reply, pidfd)
 	} else {
 		s.out.put(reply)
-	}
-	if k.server != s && k.server != nil {
-		k.announce(k.server, c) // the server that asked is gone; its successor has not heard of this one
 	}
 	if c.exited != nil {
 		k.record(c, *c.exited)
@@ -471,8 +471,8 @@ func (k *Keeper) lendPins(s *server, id [idSize]byte, files []*os.File) {
 
 // launch forks the child and waits until it has executed its program. A child that failed has been waited for when launch
 // returns, so that its groups are empty.
-func (k *Keeper) launch(m message, img *launch.Image, from *lent) (*child, error) {
-	c := &child{id: m.ID, image: img, reaped: make(chan struct{})}
+func (k *Keeper) launch(s *server, m message, img *launch.Image, from *lent) (*child, error) {
+	c := &child{id: m.ID, image: img, wanted: s, reaped: make(chan struct{})}
 	k.mu.Lock()
 	k.launching[c] = true
 	k.mu.Unlock()

@@ -193,6 +193,7 @@ func TestKeeperOutlivesServers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer begun.PidFD.Close()
+	first.link.close() // as the server's descriptors are
 	syscall.Kill(<-servers, syscall.SIGKILL)
 
 	second, account, err := Dial(<-sockets)

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ctrfs/ctrfs/engine/crash"
 	"github.com/ctrfs/ctrfs/engine/launch"
 )
 
@@ -40,6 +41,11 @@ const (
 	kindResized
 	kindInput
 )
+
+// told names what a server tells the keeper, for package crash.
+var told = [...]string{kindReady: "tell the keeper: ready", kindFailed: "tell the keeper: failed", kindStart: "tell the keeper: start",
+	kindAck: "tell the keeper: recorded", kindNamespaces: "stock namespaces", kindPin: "tell the keeper: pin", kindUnpin: "tell the keeper: unpin",
+	kindPerform: "tell the keeper: perform", kindRun: "tell the keeper: run", kindResize: "tell the keeper: resize", kindInput: "tell the keeper: input"}
 
 // idSize bounds the length of a container's id in a message, or of an exec's, which to the keeper is the same.
 const idSize = 32
@@ -137,6 +143,7 @@ func (l *link) send(m *message, text string, files []*os.File) error {
 		return err
 	}
 	_, _, err = l.conn.WriteMsgUnix(b, oob, nil)
+	crash.Point(told[m.Kind])
 	return err
 }
 

@@ -18,6 +18,7 @@ const (
 // serverExited decides what follows the end of a server. It ends deliberately with status 0 when its mount was unmounted,
 // by whomever; everything else is a crash, after which the next one takes over.
 func (k *Keeper) serverExited(s *server, status syscall.WaitStatus) {
+	k.hearOut(s)
 	k.mu.Lock()
 	s.out.close()
 	s.link.close()
@@ -53,6 +54,42 @@ func (k *Keeper) serverExited(s *server, status syscall.WaitStatus) {
 	}
 }
 
+// hearLimit is how long each of two things may take that a server leaves behind: what it has said, and launches, which take
+// milliseconds unless there are hooks on the way, or the program lies on a dead file server.
+const hearLimit = time.Second
+
+// hearOut waits until all is done that a server has asked for, before its successor is told what lives: a program that began to
+// run later would be nobody's. A launch that takes too long is ended.
+func (k *Keeper) hearOut(s *server) {
+	ended := make(chan struct{})
+	go func() {
+		<-s.heard
+		s.starts.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+		return
+	case <-time.After(hearLimit):
+	}
+	k.mu.Lock()
+	for c := range k.launching {
+		if pid := c.image.PID(); c.wanted == s && pid > 0 && c.exited == nil { // not yet waited for: no other process has this pid
+			k.log.Warn("a launch is ended: the server that wanted it has died", "pid", pid)
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+	k.mu.Unlock()
+	select {
+	case <-ended:
+	case <-time.After(hearLimit):
+		k.log.Error("a launch does not end; its program, should it ever run, is nobody's")
+	}
+}
+
+// errEnding is why a server that died is not followed by another.
+var errEnding = errors.New("the tree has been unmounted")
+
 func describe(s syscall.WaitStatus) string {
 	if s.Signaled() {
 		return s.Signal().String()
@@ -69,6 +106,9 @@ func (k *Keeper) End() {
 	if k.server == nil {
 		k.endIfIdle()
 		return
+	}
+	if k.server.pid == 0 {
+		return // it is gone, and will not be followed by another
 	}
 	if err := syscall.Kill(k.server.pid, syscall.SIGTERM); err != nil { // its own child, not yet waited for: no other process has this pid
 		k.log.Error("the server cannot be asked to end", "err", err)

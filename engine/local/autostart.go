@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/ctrfs/ctrfs/engine/crash"
 )
 
 // automatic is what is started without being asked for, so many at a time: a launch may hang, on a dead file server, as long as
@@ -72,7 +74,9 @@ func (e *Engine) noteMount(name string, again bool) error {
 	e.automatic.name = name
 	if !again {
 		e.automatic.since = time.Now()
-		return os.WriteFile(name, strconv.AppendInt(nil, e.automatic.since.UnixNano(), 10), 0o600)
+		err := os.WriteFile(name, strconv.AppendInt(nil, e.automatic.since.UnixNano(), 10), 0o600)
+		crash.Point("note the time of the mount")
+		return err
 	}
 	text, err := os.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -128,6 +132,7 @@ func (e *Engine) triedAtMount() {
 	if err := os.Remove(e.automatic.name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		e.log.Warn("another server would start again what the mount has started", "err", err)
 	}
+	crash.Point("note that the mount has started all")
 }
 
 // startAtMount starts the container, if a mount does.

@@ -206,6 +206,7 @@ func (c *container) amend(change func(*record)) error {
 	// An exit may have come meanwhile; it has its own way to the disk, behind this one.
 	next.Exit, next.Started, next.KillAt, next.First = c.rec.Exit, c.rec.Started, c.rec.KillAt, c.rec.First
 	next.OOM, next.Kills, next.restarting = c.rec.OOM, c.rec.Kills, c.rec.restarting
+	next.Begun = c.rec.Begun
 	c.rec = next
 	c.touched()
 	return nil

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/ctrfs/ctrfs/engine"
+	"github.com/ctrfs/ctrfs/engine/crash"
 	"github.com/ctrfs/ctrfs/engine/keeper"
 )
 
@@ -66,6 +67,7 @@ func (e *Engine) resumeExec(x *exec, r keeper.Running) {
 	if err := os.Rename(x.logPath()+fresh, x.logPath()); err != nil && !os.IsNotExist(err) {
 		e.log.Error("the log of a running exec is not in its place", "exec", r.ID, "err", err)
 	}
+	crash.Point("place a log")
 }
 
 // holdExecs keeps programs from entering the container, and those below it, until they are released.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ctrfs/ctrfs/engine"
 	"github.com/ctrfs/ctrfs/engine/cgroup"
+	"github.com/ctrfs/ctrfs/engine/crash"
 	"github.com/ctrfs/ctrfs/engine/keeper"
 	"github.com/ctrfs/ctrfs/engine/launch"
 	"github.com/ctrfs/ctrfs/engine/plan"
@@ -168,6 +169,7 @@ func (s *entering) run() (err error) {
 	}
 	if err != nil {
 		os.Remove(s.newLog)
+		crash.Point("drop a log")
 		return s.explain(err)
 	}
 	if err := s.join.Settle(); err != nil {
@@ -308,6 +310,7 @@ func (s *entering) executed(r keeper.Running) {
 	if err := unix.Rename(s.newLog, x.logPath()); err != nil {
 		x.c.e.log.Error("the log of an exec that runs is not in its place", "file", s.newLog, "err", err)
 	}
+	crash.Point("place a log")
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.pid, x.pidfd, x.started, x.failure, x.plan = r.PID, r.PidFD, r.Started, "", plan.String(s.steps)

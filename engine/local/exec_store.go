@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrfs/ctrfs/engine"
+	"github.com/ctrfs/ctrfs/engine/crash"
 )
 
 // The execs of a container lie in the directory exec of its own, which is made with the first one and goes with the container:
@@ -97,6 +98,7 @@ func (s *store) saveExec(id string, r *execRecord) error {
 	size, err := appendLine(name, line)
 	if errors.Is(err, fs.ErrNotExist) { // the first one
 		if err = os.Mkdir(s.path(id)+execDir, 0o700); err == nil {
+			crash.Point("make the directory of execs")
 			size, err = appendLine(name, line)
 		}
 	}
@@ -116,6 +118,7 @@ func (s *store) removeExec(id, exec string) error {
 		if err := unix.Unlink(s.execPath(id, exec, kind)); err != nil && err != unix.ENOENT {
 			return &os.PathError{Op: "remove", Path: s.execPath(id, exec, kind), Err: err}
 		}
+		crash.Point("remove a file of an exec")
 	}
 	s.touch(s.execPath(id, exec, execRecordName))
 	return nil
@@ -137,7 +140,10 @@ func (s *store) loadExecs(id string) map[string]*execRecord {
 		if !ok {
 			continue
 		}
-		text, err := os.ReadFile(filepath.Join(dir, entry.Name()))
+		text, err := readLines(filepath.Join(dir, entry.Name()))
+		if err == nil && len(text) == 0 {
+			continue // a creation that did not end
+		}
 		r := new(execRecord)
 		if err == nil {
 			err = lastLine(text, r)
@@ -160,6 +166,7 @@ func (s *store) loadExecs(id string) map[string]*execRecord {
 		}
 		if !known {
 			os.Remove(filepath.Join(dir, entry.Name()))
+			crash.Point("remove what is left of an exec")
 		}
 	}
 	return records

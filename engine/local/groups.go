@@ -10,6 +10,7 @@ import (
 
 	"github.com/ctrfs/ctrfs/engine"
 	"github.com/ctrfs/ctrfs/engine/cgroup"
+	"github.com/ctrfs/ctrfs/engine/crash"
 )
 
 // RootName is the file of the run directory that has the root of the groups, for as long as there may be any, and privateName the
@@ -35,7 +36,9 @@ func (e *Engine) openGroups(o Options, name string) error {
 	if err != nil {
 		return errors.Join(err, e.private.Unmount(nil))
 	}
-	return os.WriteFile(filepath.Join(o.Run, RootName), []byte(o.Cgroups.Root+"\n"), 0o600)
+	err = os.WriteFile(filepath.Join(o.Run, RootName), []byte(o.Cgroups.Root+"\n"), 0o600)
+	crash.Point("note the root of the groups")
+	return err
 }
 
 // leaveRoot removes what an earlier run has left below another root. Containers that live there cannot move.

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrfs/ctrfs/engine"
+	"github.com/ctrfs/ctrfs/engine/crash"
 )
 
 // rangeSize is how many ids a container has: those of a whole Linux system, 0 to nobody.
@@ -63,6 +64,7 @@ func newRanges(claims *os.File, kept map[uint32]bool, lost func(first uint32)) (
 		next = at + 1
 		if r.lock(unix.F_WRLCK, at, 1) == nil {
 			r.mine[first] = true
+			crash.Point("keep ids")
 		} else {
 			lost(first)
 		}
@@ -102,6 +104,7 @@ func (r *ranges) take() (uint32, error) {
 			first := uint32(s.first + (start+i)%n*rangeSize)
 			if !r.mine[first] && r.lock(unix.F_WRLCK, int64(first)/rangeSize, 1) == nil {
 				r.mine[first] = true
+				crash.Point("stock ids")
 				return first, nil
 			}
 		}
@@ -136,6 +139,7 @@ func (r *ranges) give(first uint32) {
 	if r.mine[first] {
 		delete(r.mine, first)
 		_ = r.lock(unix.F_UNLCK, int64(first)/rangeSize, 1) // of what is locked, it cannot fail
+		crash.Point("free ids")
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrfs/ctrfs/engine"
+	"github.com/ctrfs/ctrfs/engine/crash"
 )
 
 // The standard input of a container is a FIFO in the run directory, RUN/stdin/ID, which is there while stdin.open is 1. The
@@ -31,7 +32,9 @@ func (c *container) makeInput() error {
 	if err := os.Mkdir(c.e.inputDir(), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
+	crash.Point("make the directory of FIFOs")
 	err := unix.Mkfifo(c.inputPath(), 0o600)
+	crash.Point("make a FIFO")
 	if err == unix.EEXIST {
 		var st unix.Stat_t
 		if err = unix.Lstat(c.inputPath(), &st); err == nil && st.Mode&unix.S_IFMT != unix.S_IFIFO {
@@ -49,6 +52,7 @@ func (c *container) dropInput() {
 	if err := os.Remove(c.inputPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		c.e.log.Warn("a FIFO stays behind", "container", c.id, "err", err)
 	}
+	crash.Point("remove a FIFO")
 }
 
 // openInput gives the program something to read, if it is to have that.
@@ -148,6 +152,7 @@ func (e *Engine) recoverInputs() error {
 	for _, entry := range entries {
 		if c := e.byID[entry.Name()]; c == nil {
 			os.Remove(filepath.Join(e.inputDir(), entry.Name()))
+			crash.Point("remove a FIFO")
 		}
 	}
 	for _, c := range e.byID {
@@ -168,6 +173,7 @@ func (e *Engine) removeInputs() {
 	for _, entry := range entries {
 		if c := e.byID[entry.Name()]; c == nil || !c.View().State.Active() {
 			os.Remove(filepath.Join(e.inputDir(), entry.Name()))
+			crash.Point("remove a FIFO")
 		}
 	}
 	os.Remove(e.inputDir()) // unless something runs

@@ -57,6 +57,7 @@ func (c *container) take(x keeper.Exit) bool {
 		c.dropInput()
 	}
 	c.reads, c.console = false, 0
+	c.recall(x.Started)
 	c.rec.Exit, c.rec.Started, c.rec.KillAt = exit, true, time.Time{}
 	c.endLeftovers()
 	c.follow(exit)

@@ -20,7 +20,8 @@
 // # Failure
 //
 // A refused operation has changed nothing: what a start made is undone in reverse order. After a crash, [New] reads
-// records and keeper, and removes groups and layers that belong to nobody.
+// records and keeper, and removes groups and layers that belong to nobody. So that each step of what lasts can be the last one
+// in a test, it is followed by a [crash.Point].
 //
 // # Locks
 //
@@ -44,6 +45,7 @@ import (
 
 	"github.com/ctrfs/ctrfs/engine"
 	"github.com/ctrfs/ctrfs/engine/cgroup"
+	"github.com/ctrfs/ctrfs/engine/crash"
 	"github.com/ctrfs/ctrfs/engine/keeper"
 	"github.com/ctrfs/ctrfs/engine/launch"
 	"github.com/ctrfs/ctrfs/overlay"
@@ -96,6 +98,7 @@ type Engine struct {
 // machine into agreement with that.
 func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, error) {
 	e := &Engine{log: o.Log, keeper: client, mountDir: o.Mount, runDir: o.Run, watcher: cgroup.NewWatcher(), automatic: newAutomatic(), top: map[string]*container{}, byID: map[string]*container{}}
+	crash.Points(o.Run)
 	var err error
 	if e.facts, err = learn(o.Run); err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrfs/ctrfs/engine"
+	"github.com/ctrfs/ctrfs/engine/crash"
 )
 
 // openLog makes the new log beside the old one, which stands until the program runs. A start that nobody has asked for goes on
@@ -21,7 +22,9 @@ func (s *starting) openLog() (err error) {
 		return err
 	}
 	os.Remove(name + fresh) // of a start that a crash cut off: the next server would take it for this one's
+	crash.Point("remove a log that was cut off")
 	fd, err := unix.Open(name, appending|unix.O_CLOEXEC, 0o600)
+	crash.Point("open a log")
 	if err != nil {
 		return &os.PathError{Op: "open", Path: name, Err: err}
 	}
@@ -38,12 +41,14 @@ func openFresh(name string) (*os.File, error) {
 	fd, err := unix.Open(name, how|unix.O_CLOEXEC, 0o600)
 	if err == unix.EEXIST { // of a start that a crash cut off
 		if err = unix.Unlink(name); err == nil {
+			crash.Point("remove a log that was cut off")
 			fd, err = unix.Open(name, how|unix.O_CLOEXEC, 0o600)
 		}
 	}
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: name, Err: err}
 	}
+	crash.Point("make a log")
 	return os.NewFile(uintptr(fd), name), nil
 }
 
@@ -53,6 +58,7 @@ func (s *starting) placeLog() {
 		if err := unix.Rename(s.newLog, s.c.logPath()); err != nil {
 			s.c.e.log.Error("the log of a container that runs is not in its place", "file", s.newLog, "err", err)
 		}
+		crash.Point("place a log")
 	}
 	s.log.Close()
 }
@@ -62,6 +68,7 @@ func (s *starting) dropLog() {
 	s.log.Close()
 	if s.newLog != "" {
 		os.Remove(s.newLog)
+		crash.Point("drop a log")
 	}
 }
 

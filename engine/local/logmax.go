@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrfs/ctrfs/engine"
+	"github.com/ctrfs/ctrfs/engine/crash"
 )
 
 // bounds keeps logs within log.max. A program writes straight into its log, so nothing can stop it or copy for it; what is too
@@ -179,6 +180,7 @@ func (c *container) trimLog(limit int64) (int64, error) {
 		return size, nil
 	}
 	err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, cutAt(size, limit))
+	crash.Point("take out a part of a log")
 	return size, os.NewSyscallError("fallocate", err)
 }
 

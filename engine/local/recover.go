@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/ctrfs/ctrfs/engine"
+	"github.com/ctrfs/ctrfs/engine/crash"
 	"github.com/ctrfs/ctrfs/engine/keeper"
 )
 
@@ -151,7 +152,7 @@ func (e *Engine) resume(r keeper.Running) {
 	defer c.mu.Unlock()
 	c.pid, c.pidfd, c.started, c.rec.Started = r.PID, r.PidFD, r.Started, true
 	c.kills, c.console = c.rec.Kills, r.Console
-	c.ranAgain()
+	c.recall(r.Started)
 	c.lookAfter()
 	c.state = engine.Running
 	if frozen, err := c.readFreeze(); err == nil && frozen {
@@ -186,6 +187,7 @@ func (c *container) restoreLog() {
 	if err := os.Rename(next, c.logPath()); err != nil && !(terminal && os.IsNotExist(err)) {
 		c.e.log.Error("the log of a running container is not in its place", "container", c.id, "err", err)
 	}
+	crash.Point("place a log")
 }
 
 // removeStrays removes groups that belong to no container, and ends what runs in groups of which the keeper knows nothing:

@@ -36,7 +36,6 @@ const (
 
 // follow decides whether an exit is followed by a restart. c.mu is held.
 func (c *container) follow(x engine.Exit) {
-	c.ranAgain()
 	c.lookAfter()
 	if c.rec.Stopped == toRestart {
 		c.rec.Stopped = byItself
@@ -140,11 +139,19 @@ func (c *container) dueField() []engine.Field {
 	return []engine.Field{{Key: "restart_at", Value: c.rec.RestartAt.Format(time.RFC3339Nano)}}
 }
 
-// ranAgain counts a run that a server before this one has begun by the policy: it was due, and has been. c.mu is held.
-func (c *container) ranAgain() {
-	if !c.rec.RestartAt.IsZero() {
+// recall notes the beginning of a run whose server did not live to have it on disk: if a restart was due, this is it, and else
+// somebody has started the container, and what ended the run before does not count any more. c.mu is held.
+func (c *container) recall(started time.Time) {
+	if c.rec.Begun.Equal(started) {
+		return
+	}
+	c.rec.Begun = started
+	switch {
+	case !c.rec.RestartAt.IsZero():
 		c.rec.Restarts++
 		c.rec.RestartAt = time.Time{}
+	case c.rec.KillAt.IsZero(): // else it is being stopped, and the record is of a ctrfs that did not write down the beginning
+		c.rec.restarting = restarting{}
 	}
 }
 

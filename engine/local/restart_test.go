@@ -96,14 +96,33 @@ func TestRestartUnseen(t *testing.T) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.follow(engine.Exit{Unknown: true})
-	c.ranAgain()
+	c.recall(time.Unix(1, 0))
 	if c.rec.Restarts != 1 || !c.rec.RestartAt.IsZero() {
 		t.Errorf("after a run that goes on: %+v", c.rec.restarting)
 	}
 	for want := 1; want <= 2; want++ {
+		c.recall(time.Unix(int64(want), 0))
 		c.follow(engine.Exit{Unknown: true})
 		if c.rec.Restarts != want || c.rec.RestartAt.IsZero() != (want == 2) {
 			t.Errorf("after an exit: %+v, wanted %d restarts", c.rec.restarting, want)
 		}
+	}
+}
+
+// TestRestartUnseenStart: somebody has started a container that somebody had stopped, and the server died before that was on disk. The
+// stop is not this run's.
+func TestRestartUnseenStart(t *testing.T) {
+	c := bare(t, "always")
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rec.Begun, c.rec.Stopped = time.Unix(1, 0), byUser
+	c.recall(time.Unix(1, 0))
+	if c.rec.Stopped != byUser {
+		t.Error("a stop of this run is forgotten")
+	}
+	c.recall(time.Unix(2, 0))
+	c.follow(engine.Exit{Unknown: true})
+	if c.rec.RestartAt.IsZero() {
+		t.Errorf("no restart follows: %+v", c.rec.restarting)
 	}
 }

@@ -346,7 +346,7 @@ func (s *starting) executed(r keeper.Running) {
 		c.note()
 		c.looking.ask(c.lookAtMemory) // what happened while the watch was made
 	})
-	c.failure = ""
+	c.failure, c.rec.Begun = "", r.Started
 	c.noteStart(s.why)
 	c.rec.Started = true
 	if s.around.first != 0 {

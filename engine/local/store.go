@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrfs/ctrfs/engine"
+	"github.com/ctrfs/ctrfs/engine/crash"
 	"github.com/ctrfs/ctrfs/overlay"
 )
 
@@ -52,6 +53,7 @@ type record struct {
 	First   uint32                  `json:"first_id,omitempty"` // of its range of host ids; 0 when it has none
 	Found   *account                `json:"found,omitempty"`    // the user that its last start looked up
 	Started bool                    `json:"started"`            // it has run at least once
+	Begun   time.Time               `json:"begun,omitzero"`     // the run that the rest is about; the last one may not be on disk yet
 	KillAt  time.Time               `json:"kill_at,omitzero"`   // a stop is under way, and this is when KILL follows
 	OOM     bool                    `json:"oom,omitempty"`      // memory has run out in the present run
 	Kills   uint64                  `json:"kills,omitempty"`    // OOM kills in its group that have been told, while it runs
@@ -145,14 +147,33 @@ func appendLine(name string, line []byte) (int64, error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return 0, err
 	}
+	crash.Point("open a record")
 	n, err := unix.Write(fd, line)
+	crash.Point("append to a record")
 	if err == nil && n < len(line) {
 		err = unix.ENOSPC
 	}
 	if err != nil {
-		return 0, errors.Join(err, unix.Ftruncate(fd, st.Size))
+		err = errors.Join(err, unix.Ftruncate(fd, st.Size))
+		crash.Point("take back a part of a record")
+		return 0, err
 	}
 	return st.Size + int64(n), nil
+}
+
+// readLines reads a record file, for a server that begins. What follows the last whole line is cut off: the next one would continue
+// it, and be no record. A file without a whole line is left alone.
+func readLines(name string) ([]byte, error) {
+	text, err := os.ReadFile(name)
+	whole := text[:bytes.LastIndexByte(text, '\n')+1]
+	if err != nil || len(whole) == 0 {
+		return text, err
+	}
+	if len(whole) < len(text) {
+		err = os.Truncate(name, int64(len(whole)))
+		crash.Point("cut off a part of a record")
+	}
+	return whole, err
 }
 
 // lastLine reads the last whole line of a record file into r.
@@ -181,11 +202,14 @@ func parseRecord(id string, text []byte) (*record, error) {
 func (s *store) write(name string, text []byte) error {
 	next := name + fresh
 	err := os.WriteFile(next, text, 0o600)
+	crash.Point("write a file anew")
 	if err == nil {
 		err = os.Rename(next, name)
+		crash.Point("replace a file")
 	}
 	if err != nil {
 		os.Remove(next)
+		crash.Point("drop a file's new text")
 		return keepError(err)
 	}
 	s.touch(name)
@@ -199,7 +223,7 @@ const fresh = ".new"
 // alone. What has no record is in neither: a creation or a removal that did not end.
 func (s *store) load(ids []string) (records []*record, broken []string) {
 	for _, id := range ids {
-		text, err := os.ReadFile(s.recordPath(id))
+		text, err := readLines(s.recordPath(id))
 		if errors.Is(err, fs.ErrNotExist) || err == nil && len(text) == 0 {
 			continue
 		}
@@ -259,6 +283,7 @@ func (s *store) sync() {
 		if err := unix.Fsync(fd); err != nil {
 			s.log.Error("not synced to disk; a power cut may take it back", "file", name, "err", err)
 		}
+		crash.Point("sync")
 		unix.Close(fd)
 	}
 }

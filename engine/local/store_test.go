@@ -93,6 +93,14 @@ func TestStoreAfterCrash(t *testing.T) {
 	if got := strings.Join(broken, " "); got != "hostile stranger torn" {
 		t.Errorf("broken: %s", got)
 	}
+	next := *records[0]
+	next.Name = "after"
+	if err := s.save(&next); err != nil {
+		t.Fatal(err)
+	}
+	if records, broken := s.load([]string{"cut"}); len(records) != 1 || records[0].Name != "after" || len(broken) != 0 {
+		t.Errorf("a change after a line that was cut short: %v %v", records, broken)
+	}
 }
 
 // TestStoreRefusesOtherVersions: a state directory of another layout is not touched.

@@ -1,0 +1,193 @@
+package test
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+var (
+	chaosFor    = flag.Duration("duration", 20*time.Second, "for TestChaos: how long")
+	chaosSeed   = flag.Uint64("seed", 0, "for TestChaos: what the operations are made up from; 0 is another one each time")
+	chaosKeeper = flag.Bool("keeper", false, "for TestChaos: kill the keeper now and then, too")
+)
+
+// chaosWorkers is how many work at the same time.
+const chaosWorkers = 8
+
+// TestChaos: some fifty containers of all kinds are created, configured, started, entered, frozen, stopped, killed, renamed and removed
+// from all sides, by plain operations on files, while the server is killed again and again. Nothing that was done is lost, nothing
+// happens that was not done, and at the end nothing is left.
+func TestChaos(t *testing.T) {
+	m := MountFor(t)
+	seed := *chaosSeed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("-seed %d, which means the operations %s", seed, digest(seed, chaosWorkers))
+	keeper, _, err := m.Processes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := openFiles(keeper)
+	busybox := m.Root()
+	Eventually(t, "the root called host is there", 20*time.Second, func() bool {
+		made, err := filepath.Glob(m.State + "/host/*-*")
+		return err == nil && len(made) == 1
+	})
+
+	var failed atomic.Bool
+	over := time.Now().Add(*chaosFor)
+	workers, work := make([]*chaosWorker, chaosWorkers), sync.WaitGroup{}
+	for i := range workers {
+		w := &chaosWorker{Instance: m.Instance, number: i, busybox: busybox}
+		workers[i] = w
+		work.Go(func() {
+			for plan := newChaosPlan(seed, i); time.Now().Before(over) && !failed.Load(); {
+				if err := w.do(plan.next()); err != nil {
+					t.Errorf("-seed %d: %v", seed, err)
+					failed.Store(true)
+				}
+			}
+		})
+	}
+	killer := chaosKiller{Instance: m.Instance, random: rand.New(rand.NewPCG(seed, chaosWorkers)), keepers: *chaosKeeper, end: make(chan struct{})}
+	var killing sync.WaitGroup
+	killing.Go(killer.run)
+	work.Wait()
+	close(killer.end)
+	killing.Wait()
+	ops, broken := 0, 0
+	for _, w := range workers {
+		ops, broken = ops+w.ops, broken+w.broken
+	}
+	t.Logf("%d operations; %d servers and %d keepers killed; %d system calls cut off", ops, killer.servers, killer.killedKeepers, broken)
+	if killer.servers == 0 || ops < 2*chaosWorkers {
+		t.Errorf("-seed %d: this was no chaos", seed)
+	}
+	if failed.Load() {
+		for _, w := range workers {
+			w.leave()
+		}
+		dump(t, m)
+		return
+	}
+	reckon(t, m, workers, seed)
+	if !*chaosKeeper {
+		Eventually(t, "the keeper has no more files open than at first", 10*time.Second, func() bool { return openFiles(keeper) <= files })
+	}
+}
+
+// reckon checks at the end that there is what must be, and nothing else, and takes it away.
+func reckon(t *testing.T, m *Tree, workers []*chaosWorker, seed uint64) {
+	var wanted []string
+	for _, w := range workers {
+		names, err := w.account()
+		if err != nil {
+			t.Errorf("-seed %d: %v", seed, err)
+		}
+		wanted = append(wanted, names...)
+	}
+	slices.Sort(wanted)
+	if there := topmost(m); !slices.Equal(there, wanted) {
+		t.Errorf("-seed %d: there are the containers\n%q\nand there should be\n%q", seed, there, wanted)
+	}
+	var clearing sync.WaitGroup
+	for _, w := range workers {
+		clearing.Go(func() {
+			if err := w.clear(); err != nil {
+				t.Errorf("-seed %d: %v", seed, err)
+			}
+		})
+	}
+	clearing.Wait()
+	if t.Failed() {
+		for _, w := range workers {
+			w.leave()
+		}
+		dump(t, m)
+		return
+	}
+	for _, line := range m.failures() {
+		t.Errorf("-seed %d: ctrfs.log: %s", seed, line)
+	}
+	left := ""
+	Eventually(t, fmt.Sprintf("-seed %d: nothing is left but %q", seed, left), 10*time.Second, func() bool {
+		left = m.ownerless()
+		return left == ""
+	})
+}
+
+// topmost lists those at the top.
+func topmost(m *Tree) (names []string) {
+	entries, err := os.ReadDir(m.Dir)
+	if err != nil {
+		m.T.Error(err)
+	}
+	for _, e := range entries {
+		if e.IsDir() && e.Name() != "images" && e.Name() != "networks" {
+			names = append(names, e.Name())
+		}
+	}
+	return names
+}
+
+// dump shows what the log has to say.
+func dump(t *testing.T, m *Tree) {
+	log, _ := os.ReadFile(m.Run + "/ctrfs.log")
+	lines := strings.Split(string(log), "\n")
+	t.Logf("ctrfs.log:\n%s", strings.Join(lines[max(0, len(lines)-60):], "\n"))
+}
+
+// chaosKiller kills servers.
+type chaosKiller struct {
+	*Instance
+	random                 *rand.Rand
+	keepers                bool // keepers, too
+	end                    chan struct{}
+	servers, killedKeepers int
+}
+
+// pause is how long a server lives: often too short for anything that takes long, and now and then longer.
+func (k *chaosKiller) pause() time.Duration {
+	if k.random.IntN(8) == 0 {
+		return Patiently(time.Duration(1+k.random.IntN(2)) * time.Second)
+	}
+	return time.Duration(50+k.random.IntN(600)) * time.Millisecond
+}
+
+// run kills a server soon after it answers, again and again.
+func (k *chaosKiller) run() {
+	for {
+		select {
+		case <-k.end:
+			return
+		case <-time.After(k.pause()):
+		}
+		if !k.Mounted() {
+			continue
+		}
+		keeper, server, err := k.Processes()
+		if err != nil {
+			continue
+		}
+		if k.keepers && k.random.IntN(10) == 0 {
+			if syscall.Kill(keeper, syscall.SIGKILL) == nil {
+				k.killedKeepers++
+			}
+			continue
+		}
+		if syscall.Kill(server, syscall.SIGKILL) == nil {
+			k.servers++
+		}
+	}
+}

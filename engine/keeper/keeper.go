@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 	"sync"
@@ -16,11 +17,13 @@ import (
 type Keeper struct {
 	log     *slog.Logger
 	journal *journal
+	boot    string // which boot of the machine this is
 	spawn   func(server *os.File, r Request) (pid int, err error)
 	claims  *os.File // what containers hold on this machine, whoever serves them
 
 	mu         sync.Mutex
 	children   map[int]*child              // by pid; guarded by mu
+	adopted    map[*child]bool             // whose parent was a keeper that died; guarded by mu
 	launching  map[*child]bool             // on their way to their program; guarded by mu
 	exits      map[exitKey]message         // journalled and not acknowledged; guarded by mu
 	pins       map[[idSize]byte][]*os.File // namespaces held for a container; guarded by mu
@@ -45,27 +48,38 @@ type exitKey struct {
 type child struct {
 	id       [idSize]byte
 	image    *launch.Image // what it runs until it has executed its program
-	pid      int           // known once that is over, and pidfd and started too
+	pid      int           // known once that is over, and pidfd, started and mark too
 	pidfd    *os.File
 	started  time.Time
+	mark     string              // see [run]
+	adopted  bool                // it has another parent, to whom the kernel tells its exit
 	executed bool                // its program runs; guarded by Keeper.mu
 	exited   *syscall.WaitStatus // it exited before that was known; guarded by Keeper.mu
 	reaped   chan struct{}       // closed when it has been waited for
 	terminal *terminal           // of one that has one
 }
 
-// New makes a keeper whose journal is in state. claims is the open [ClaimsFile]. spawn starts a server that speaks through
-// the given socket.
+// New makes a keeper whose journal is in state, and has it adopt what a keeper that died has left running. claims is the open
+// [ClaimsFile]. spawn starts a server that speaks through the given socket.
 func New(log *slog.Logger, state string, claims *os.File, spawn func(*os.File, Request) (int, error)) (*Keeper, error) {
-	j, exits, err := openJournal(state)
+	boot, err := bootID()
 	if err != nil {
 		return nil, err
 	}
-	k := &Keeper{log: log, journal: j, spawn: spawn, claims: claims, children: map[int]*child{}, launching: map[*child]bool{}, exits: map[exitKey]message{},
+	j, exits, runs, err := openJournal(state)
+	if err != nil {
+		return nil, err
+	}
+	k := &Keeper{log: log, journal: j, boot: boot, spawn: spawn, claims: claims, children: map[int]*child{}, adopted: map[*child]bool{}, launching: map[*child]bool{}, exits: map[exitKey]message{},
 		pins: map[[idSize]byte][]*os.File{}, inputs: map[[idSize]byte][]*os.File{}, later: make(chan func(), 64),
 		done: make(chan struct{}), wake: make(chan struct{}, 1)}
 	for _, m := range exits {
 		k.exits[exitKey{m.ID, m.Started}] = m
+	}
+	for _, r := range runs {
+		if err := k.adopt(r); err != nil {
+			return nil, fmt.Errorf("adopt a program that runs, pid %d: %w", r.pid, err)
+		}
 	}
 	go k.reap()
 	go k.takeTime()
@@ -121,7 +135,7 @@ func (k *Keeper) exited(pid int, status syscall.WaitStatus) {
 		c.exited = &status
 		return
 	}
-	k.record(c, status)
+	k.record(c, message{Status: uint32(status)})
 }
 
 // child finds a child by its pid, also one that has not executed its program yet. k.mu is held.
@@ -137,17 +151,40 @@ func (k *Keeper) child(pid int) *child {
 	return nil
 }
 
-// record journals an exit and tells the server. k.mu is held.
-func (k *Keeper) record(c *child, status syscall.WaitStatus) {
-	delete(k.children, c.pid)
+// record journals an exit, of which m has the status, and tells the server. k.mu is held.
+func (k *Keeper) record(c *child, m message) {
+	if c.adopted {
+		delete(k.adopted, c)
+	} else {
+		delete(k.children, c.pid)
+	}
 	c.pidfd.Close()
 	k.endInput(c.id)
-	m := message{Kind: kindExit, ID: c.id, PID: int32(c.pid), Status: uint32(status), Started: c.started.UnixNano(), Finished: time.Now().UnixNano()}
+	m.Kind, m.ID, m.PID, m.Started, m.Finished = kindExit, c.id, int32(c.pid), c.started.UnixNano(), time.Now().UnixNano()
+	k.note(m)
+	k.report(c, m)
+}
+
+// note journals an exit. k.mu is held.
+func (k *Keeper) note(m message) {
 	k.exits[exitKey{m.ID, m.Started}] = m
 	if err := k.journal.add(m); err != nil {
 		k.log.Error("an exit is not in the journal; it is lost if the keeper dies", "id", m.id(), "err", err)
 	}
-	k.report(c, m)
+}
+
+// living are those that have executed their program. k.mu is held.
+func (k *Keeper) living(yield func(*child) bool) {
+	for c := range k.adopted {
+		if !yield(c) {
+			return
+		}
+	}
+	for _, c := range k.children {
+		if c.executed && !yield(c) {
+			return
+		}
+	}
 }
 
 // over reports whether the keeper's work has ended: the process is about to exit.
@@ -162,7 +199,7 @@ func (k *Keeper) over() bool {
 
 // endIfIdle ends the keeper's work when no server and no container is left. k.mu is held.
 func (k *Keeper) endIfIdle() {
-	if k.server == nil && !k.restarting && len(k.children)+len(k.launching)+k.emptying == 0 {
+	if k.server == nil && !k.restarting && len(k.children)+len(k.adopted)+len(k.launching)+k.emptying == 0 {
 		if !k.over() {
 			close(k.done)
 		}
@@ -174,7 +211,7 @@ func (k *Keeper) acknowledged(m message) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.exits, exitKey{m.ID, m.Started})
-	if err := k.journal.done(m, len(k.exits) == 0); err != nil {
+	if err := k.journal.done(m, len(k.exits) == 0, k.runs); err != nil {
 		k.log.Error("the journal does not say that an exit is recorded; it is told again after the keeper's death", "err", err)
 	}
 }

@@ -36,6 +36,9 @@ func (k *Keeper) start(s *server, m message, fds []int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	c.executed = true
+	if c.exited == nil {
+		k.begun(c)
+	}
 	reply.PID, reply.Started, reply.Finished = int32(c.pid), c.started.UnixNano(), c.terminal.name()
 	if pidfd, err := dup(c.pidfd); err == nil {
 		s.out.put(reply, pidfd)
@@ -46,7 +49,7 @@ func (k *Keeper) start(s *server, m message, fds []int) {
 		k.announce(k.server, c) // the server that asked is gone; its successor has not heard of this one
 	}
 	if c.exited != nil {
-		k.record(c, *c.exited)
+		k.record(c, message{Status: uint32(*c.exited)})
 	}
 }
 

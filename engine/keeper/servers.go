@@ -91,10 +91,8 @@ func (k *Keeper) startServer(r Request) (*server, error) {
 	}
 	s := &server{pid: pid, link: l, out: newOutbox(l), started: time.Now(), answer: make(chan error, 1)}
 	k.server = s
-	for _, c := range k.children {
-		if c.executed {
-			k.announce(s, c)
-		}
+	for c := range k.living {
+		k.announce(s, c)
 	}
 	for _, m := range k.exits {
 		s.out.put(m)
@@ -118,7 +116,11 @@ func (k *Keeper) announce(s *server, c *child) {
 		k.log.Error("no descriptor for a running container", "pid", c.pid, "err", err)
 		return
 	}
-	s.out.put(message{Kind: kindRunning, ID: c.id, PID: int32(c.pid), Started: c.started.UnixNano(), Finished: c.terminal.name()}, pidfd)
+	m := message{Kind: kindRunning, ID: c.id, PID: int32(c.pid), Started: c.started.UnixNano(), Finished: c.terminal.name()}
+	if c.adopted {
+		m.Status = isAdopted
+	}
+	s.out.put(m, pidfd)
 }
 
 // ClaimsFile is where all the ctrfs of a machine agree on who has which ids: a container holds its range by a lock on one

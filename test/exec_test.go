@@ -101,31 +101,6 @@ func TestKillServerAmongExecs(t *testing.T) {
 	}
 }
 
-// A run of which keeper and server know nothing any more, because both were killed, has an exit that says so.
-func TestKillAllDuringExec(t *testing.T) {
-	m := MountFor(t)
-	m.Start("c", "sleep 1000", "stop.timeout", "0")
-	m.makeExec("c/exec/x", "sleep 1000")
-	m.Write("c/exec/x/start", "1")
-	pid := m.Read("c/exec/x/pid")
-	time.Sleep(100 * time.Millisecond) // that it runs is on record soon after it does
-	keeper, server, err := m.Processes()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range []int{keeper, server} {
-		syscall.Kill(p, syscall.SIGKILL)
-	}
-	Eventually(t, "both are gone", 5*time.Second, func() bool { return len(m.own()) == 0 })
-	if err := m.Mount(); err != nil {
-		t.Fatal(err)
-	}
-	if got := m.Read("c/exec/x/state") + " " + m.Read("c/exec/x/exit"); got != "exited unknown" {
-		t.Errorf("it is %s", got)
-	}
-	Eventually(t, "what nobody knows is ended", 5*time.Second, func() bool { _, err := os.Stat("/proc/" + pid); return err != nil })
-}
-
 // A freeze, of the container or of the one around it, catches nobody half-way: a start is over when the freeze is, or refused.
 func TestFreezeAmongExecs(t *testing.T) {
 	m := MountFor(t)

@@ -1,11 +1,11 @@
 package test
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -97,16 +97,24 @@ func TestRestartStopThenKillServer(t *testing.T) {
 	}
 }
 
-// A mount after which the machine was as good as switched off: keeper and server are killed with everything.
+// A mount after which the machine was as good as switched off: keeper and server are killed with everything, and what the journal
+// says of it is of another boot.
 func (m *Tree) powerCut() {
 	m.T.Helper()
-	keeper, server, err := m.Processes()
+	m.killKeeper()
+	m.killContainers()
+	name := filepath.Join(m.State, "journal")
+	text, err := os.ReadFile(name)
 	if err != nil {
 		m.T.Fatal(err)
 	}
-	syscall.Kill(keeper, syscall.SIGKILL)
-	syscall.Kill(server, syscall.SIGKILL)
-	Eventually(m.T, "both are gone", 5*time.Second, func() bool { return len(m.own()) == 0 })
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		m.T.Fatal(err)
+	}
+	if err := os.WriteFile(name, bytes.ReplaceAll(text, bytes.TrimSpace(boot), []byte("another-boot")), 0o600); err != nil {
+		m.T.Fatal(err)
+	}
 	if err := m.Mount(); err != nil {
 		m.T.Fatal(err)
 	}

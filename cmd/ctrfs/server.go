@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -54,7 +55,7 @@ func runServer(r keeper.Request) error {
 	if err != nil {
 		return err
 	}
-	live, err := lock(filepath.Join(r.Run, liveName))
+	live, err := lockSoon(filepath.Join(r.Run, liveName))
 	if err != nil {
 		return errors.Join(err, client.Failed(err))
 	}
@@ -73,6 +74,18 @@ func runServer(r keeper.Request) error {
 	e.Warm()
 	e.Automate()
 	return serve(e, tree, client, signals, r.Dir, log)
+}
+
+// lockSoon is [lock], for who comes after a server that ends: its keeper has died.
+func lockSoon(name string) (*os.File, error) {
+	deadline := time.Now().Add(leaveLimit)
+	for {
+		f, err := lock(name)
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(deadline) {
+			return f, err
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
 }
 
 // open brings up the engine, then the tree in front of it.

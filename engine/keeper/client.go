@@ -18,7 +18,8 @@ type Running struct {
 	PID     int
 	PidFD   *os.File // the receiver's to close; nil when there was none to be had
 	Started time.Time
-	Console int // the number in /dev/pts of its terminal's console, and one more; 0 without
+	Console int  // the number in /dev/pts of its terminal's console, and one more; 0 without
+	Adopted bool // a keeper that died has started it: what that one held of it is gone
 }
 
 // Exit is a container's PID 1 that is gone. It is told again after a restart of the server until it is acknowledged.
@@ -28,6 +29,9 @@ type Exit struct {
 	Status   syscall.WaitStatus
 	Started  time.Time
 	Finished time.Time
+
+	Unknown bool // nobody knows the status, nor when it was: Finished is when that was noticed
+	Off     bool // likewise, since the machine was switched off meanwhile
 }
 
 // Client is the server's end.
@@ -96,11 +100,13 @@ func fileOf(fds []int) *os.File {
 }
 
 func runningOf(m *message, fds []int) Running {
-	return Running{ID: m.id(), PID: int(m.PID), PidFD: fileOf(fds), Started: time.Unix(0, m.Started), Console: int(m.Finished)}
+	return Running{ID: m.id(), PID: int(m.PID), PidFD: fileOf(fds), Started: time.Unix(0, m.Started), Console: int(m.Finished),
+		Adopted: m.Status == isAdopted}
 }
 
 func exitOf(m *message) Exit {
-	return Exit{ID: m.id(), PID: int(m.PID), Status: syscall.WaitStatus(m.Status), Started: time.Unix(0, m.Started), Finished: time.Unix(0, m.Finished)}
+	return Exit{ID: m.id(), PID: int(m.PID), Status: syscall.WaitStatus(m.Status), Started: time.Unix(0, m.Started), Finished: time.Unix(0, m.Finished),
+		Unknown: m.Errno != 0, Off: m.Errno == uint32(syscall.ESHUTDOWN)}
 }
 
 // Serve hands out what the keeper says, until it is gone: it calls exited for each exit, in order.

@@ -43,9 +43,9 @@
 // A container with init exits as a shell would whose program a signal has ended; then the keeper finds the signal in its name
 // (init.go), and that is the exit.
 //
-// An exit is in the journal before anyone is told, and counts until the server has acknowledged it. If the
-// keeper dies, containers live on without a parent, but for those on a terminal, which is hung up; the next keeper finds the
-// journal.
+// An exit is in the journal before anyone is told, and counts until the server has acknowledged it. So is a run before its start is
+// answered. If the keeper dies, containers live on without it, but for what it held (terminals are hung up); the next keeper finds the
+// journal and adopts them (adopt.go).
 //
 // # Locks
 //

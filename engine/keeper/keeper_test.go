@@ -88,7 +88,7 @@ func TestOutboxKeepsOrder(t *testing.T) {
 
 func TestJournalKeepsWholeLines(t *testing.T) {
 	dir := t.TempDir()
-	j, exits, err := openJournal(dir)
+	j, exits, _, err := openJournal(dir)
 	if err != nil || len(exits) != 0 {
 		t.Fatal(exits, err)
 	}
@@ -104,21 +104,21 @@ func TestJournalKeepsWholeLines(t *testing.T) {
 		t.Fatal(err)
 	}
 	j.file.Close()
-	j, exits, err = openJournal(dir)
+	j, exits, _, err = openJournal(dir)
 	if err != nil || len(exits) != 1 || exits[0] != want {
 		t.Errorf("got %+v (%v), want %+v", exits, err, want)
 	}
 	other := message{Kind: kindExit, ID: idBytes("abc"), PID: 6, Started: 11, Finished: 20}
-	if err := errors.Join(j.add(other), j.done(want, false)); err != nil {
+	if err := errors.Join(j.add(other), j.done(want, false, noRuns)); err != nil {
 		t.Fatal(err)
 	}
 	j.file.Close()
-	if j, exits, err = openJournal(dir); err != nil || len(exits) != 1 || exits[0] != other {
+	if j, exits, _, err = openJournal(dir); err != nil || len(exits) != 1 || exits[0] != other {
 		t.Errorf("after one of two is done: %+v (%v), want %+v", exits, err, other)
 	}
 	// A long journal with nothing left in it is emptied.
 	j.size = journalMax + 1
-	if err := j.done(other, true); err != nil {
+	if err := j.done(other, true, noRuns); err != nil {
 		t.Fatal(err)
 	}
 	j.file.Close()
@@ -130,10 +130,18 @@ func TestJournalKeepsWholeLines(t *testing.T) {
 func FuzzJournal(f *testing.F) {
 	f.Add([]byte("exit 616263 5 1792 10 20\n"))
 	f.Add([]byte("exit 61 9 1\nexit x\n"))
+	f.Add([]byte("live 61 9 1 inode:5 b\nexit 61 9 lost 1 2\nlive 61 10 2 ticks:7 b\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		exits, err := parseJournal(bytes.NewReader(data))
+		exits, runs, err := parseJournal(bytes.NewReader(data))
 		if err != nil {
 			return
+		}
+		seen := map[[idSize]byte]bool{}
+		for _, r := range runs {
+			if seen[r.id] {
+				t.Errorf("%q gives two runs of one id", data)
+			}
+			seen[r.id] = true
 		}
 		for _, m := range exits {
 			if m.Kind != kindExit || m.Finished < m.Started {
@@ -209,7 +217,7 @@ func TestKeeperOutlivesServers(t *testing.T) {
 		t.Errorf("got %+v", x)
 	}
 	text, err := os.ReadFile(filepath.Join(state, journalName))
-	if err != nil || !strings.HasPrefix(string(text), "exit 776562 ") {
+	if err != nil || !strings.HasPrefix(string(text), "live 776562 ") || !strings.Contains(string(text), "\nexit 776562 ") {
 		t.Errorf("the journal says %q (%v)", text, err)
 	}
 	if err := second.Acknowledge(x); err != nil {

@@ -230,7 +230,7 @@ func (k *Keeper) resize(s *server, m message) {
 func (k *Keeper) terminal(id [idSize]byte) *terminal {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, c := range k.children {
+	for c := range k.living {
 		if c.id == id && c.terminal != nil {
 			return c.terminal
 		}

@@ -37,7 +37,7 @@ func (x *exec) take(k keeper.Exit) bool {
 	}
 	pidfd := x.pidfd
 	x.pid, x.pidfd, x.plan = 0, nil, ""
-	x.rec.Exit, x.rec.Begun = engine.Exit{Status: k.Status, Started: k.Started, Finished: k.Finished}, time.Time{}
+	x.rec.Exit, x.rec.Begun = engine.Exit{Status: k.Status, Unknown: k.Unknown, Started: k.Started, Finished: k.Finished}, time.Time{}
 	x.enter(engine.Exited)
 	x.settled.Go(func() {
 		if pidfd != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ctrfs/ctrfs/engine"
 	"github.com/ctrfs/ctrfs/engine/crash"
+	"github.com/ctrfs/ctrfs/engine/keeper"
 )
 
 // The standard input of a container is a FIFO in the run directory, RUN/stdin/ID, which is there while stdin.open is 1. The
@@ -143,8 +144,16 @@ func (c *container) changeInput(v *engine.View, next *engine.Config) {
 	}
 }
 
-// recoverInputs makes the FIFOs that there should be, and removes the others.
-func (e *Engine) recoverInputs() error {
+// recoverInputs makes the FIFOs that there should be, and removes the others. Those of programs whose keeper has died are held again,
+// unless they have been closed: who has read then has found the end, but need not have ended.
+func (e *Engine) recoverInputs(account keeper.Account) error {
+	for _, r := range account.Running {
+		if c := e.byID[r.ID]; c != nil && r.Adopted && c.rec.Config.Extension.StdinOpen {
+			if err := c.holdInput(); err != nil && !errors.Is(err, syscall.ENXIO) && !errors.Is(err, fs.ErrNotExist) {
+				e.log.Error("a standard input ends with each of its writers", "container", c.id, "err", err)
+			}
+		}
+	}
 	entries, err := os.ReadDir(e.inputDir())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

@@ -48,7 +48,7 @@ func (c *container) take(x keeper.Exit) bool {
 			c.countKills(kills)
 		}
 	}
-	exit := engine.Exit{Status: x.Status, OOM: c.rec.OOM, Started: x.Started, Finished: x.Finished}
+	exit := engine.Exit{Status: x.Status, Unknown: x.Unknown, OOM: c.rec.OOM, Started: x.Started, Finished: x.Finished}
 	c.rec.OOM, c.rec.Kills = false, 0
 	root, pidfd, mounts := c.root, c.pidfd, c.mounts
 	c.pid, c.pidfd, c.root, c.mounts, c.steps = 0, nil, nil, nil, nil
@@ -60,7 +60,7 @@ func (c *container) take(x keeper.Exit) bool {
 	c.recall(x.Started)
 	c.rec.Exit, c.rec.Started, c.rec.KillAt = exit, true, time.Time{}
 	c.endLeftovers()
-	c.follow(exit)
+	c.follow(exit, x.Off)
 	c.enter(engine.Exited)
 	c.tell(engine.EventExit, append(exitFields(exit), c.dueField()...)...)
 	view := c.view()

@@ -20,8 +20,9 @@
 // # Failure
 //
 // A refused operation has changed nothing: what a start made is undone in reverse order. After a crash, [New] reads
-// records and keeper, and removes groups and layers that belong to nobody. So that each step of what lasts can be the last one
-// in a test, it is followed by a [crash.Point].
+// records and keeper, and removes groups and layers that belong to nobody. What outlived its keeper is adopted by the next one, and
+// here is as after the death of a server, but that pins are made again and standard inputs are held again. So that each step of
+// what lasts can be the last one in a test, it is followed by a [crash.Point].
 //
 // # Locks
 //
@@ -78,6 +79,7 @@ type Engine struct {
 	keeper   *keeper.Client
 	mountDir string // immutable
 	runDir   string // immutable
+	orphans  bool   // some that run have outlived their keeper; immutable
 	watcher  *cgroup.Watcher
 	facts    facts
 	features func() []engine.Feature // found out when first asked for

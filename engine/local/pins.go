@@ -3,12 +3,14 @@ package local
 import (
 	"fmt"
 	"os"
+	"slices"
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrfs/ctrfs/engine"
+	"github.com/ctrfs/ctrfs/engine/keeper"
 	"github.com/ctrfs/ctrfs/engine/launch"
 )
 
@@ -114,6 +116,35 @@ func (c *container) pin(pid int, pidfd *os.File) error {
 	return nil
 }
 
+// pinAgain pins what a keeper that has died has held for those who run, and whose namespaces others have entered. Of a container
+// without a process, nothing is left to be pinned: whoever entered its namespaces goes on in them, and its next start makes new ones.
+func (e *Engine) pinAgain(account keeper.Account) {
+	for _, r := range account.Running {
+		c := e.byID[r.ID]
+		if c == nil || !r.Adopted {
+			continue
+		}
+		for _, n := range engine.Namespaces {
+			lender, ok := c.other(c.rec.Config.Namespace(n.Type).Container)
+			if !ok || lender == c || !slices.Contains(pinnable, n.Type) || !sameNamespace(c.pid, lender.pid, n.Name) {
+				continue
+			}
+			if f, err := lender.lend(n); err != nil {
+				e.log.Warn("a namespace that others have entered ends with its container", "container", lender.id, "err", err)
+			} else {
+				f.Close()
+			}
+		}
+	}
+}
+
+// sameNamespace reports whether two processes are in the same namespace of a kind.
+func sameNamespace(one, other int, kind string) bool {
+	a, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", one, kind))
+	b, bad := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", other, kind))
+	return err == nil && bad == nil && a == b
+}
+
 func pinMap(files []*os.File) map[specs.LinuxNamespaceType]*os.File {
 	pins := map[specs.LinuxNamespaceType]*os.File{}
 	for i, f := range files {
@@ -175,7 +206,7 @@ func (e *Engine) guest(c *container) string {
 	if c.guests.Load() > 0 {
 		return "a container that is just starting"
 	}
-	if first == 0 || !lent {
+	if first == 0 || !lent && !e.orphans { // a keeper that has died held what they entered
 		return ""
 	}
 	for _, other := range e.byID {

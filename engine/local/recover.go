@@ -6,6 +6,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -40,15 +41,17 @@ func (e *Engine) recover(account keeper.Account) error {
 			continue
 		}
 		e.resume(r)
+		e.orphans = e.orphans || r.Adopted
 	}
 	for _, c := range e.byID { // nobody else has them yet
 		c.watchRun(0)
 		c.loseExecs()
 	}
-	if err := e.recoverInputs(); err != nil {
+	if err := e.recoverInputs(account); err != nil {
 		return err
 	}
 	e.settleIn()
+	e.pinAgain(account)
 	go e.keeper.Serve(e.exited)
 	e.removeStrays()
 	known := func(id string) bool { return e.byID[id] != nil || slices.Contains(broken, id) }
@@ -164,7 +167,14 @@ func (e *Engine) resume(r keeper.Running) {
 	}
 	c.restoreLog()
 	c.boundLog()
+	if r.Adopted && c.rec.Config.Spec.Process.Terminal {
+		c.failure = errHungUp.Error()
+	}
 }
+
+// errHungUp is what became of a terminal whose master nobody holds any more.
+var errHungUp = &engine.Error{Op: "console", File: "tty", Errno: syscall.EIO, Why: "its terminal was hung up when the process died that held it",
+	Cure: "stop and start it again: what it writes now is lost"}
 
 // readFreeze asks the group. c.mu is held.
 func (c *container) readFreeze() (bool, error) {

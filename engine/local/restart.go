@@ -34,9 +34,13 @@ const (
 	onExit // the restart policy
 )
 
-// follow decides whether an exit is followed by a restart. c.mu is held.
-func (c *container) follow(x engine.Exit) {
+// follow decides whether an exit is followed by a restart. What ran when the machine was switched off, a mount starts, if anything
+// does. c.mu is held.
+func (c *container) follow(x engine.Exit, off bool) {
 	c.lookAfter()
+	if off {
+		return
+	}
 	if c.rec.Stopped == toRestart {
 		c.rec.Stopped = byItself
 		c.schedule(engine.GoodRun(x.Finished.Sub(x.Started)))

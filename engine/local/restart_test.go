@@ -37,7 +37,7 @@ func TestRestartPauses(t *testing.T) {
 		c.mu.Lock()
 		c.rec.RestartAt = time.Time{} // as a start leaves it
 		before := time.Now()
-		c.follow(engine.Exit{Status: 1 << 8, Started: at, Finished: at.Add(lasted)})
+		c.follow(engine.Exit{Status: 1 << 8, Started: at, Finished: at.Add(lasted)}, false)
 		due, after := c.rec.RestartAt, time.Now()
 		c.mu.Unlock()
 		if due.Before(before.Add(run.pause)) || due.After(after.Add(run.pause)) {
@@ -50,7 +50,7 @@ func TestRestartPauses(t *testing.T) {
 func TestRestartCalledOff(t *testing.T) {
 	c := bare(t, "on-failure:1")
 	c.mu.Lock()
-	c.follow(engine.Exit{Unknown: true})
+	c.follow(engine.Exit{Unknown: true}, false)
 	moved, due := c.moved, !c.rec.RestartAt.IsZero()
 	off := c.callOff()
 	c.mu.Unlock()
@@ -68,7 +68,7 @@ func TestRestartCalledOff(t *testing.T) {
 		t.Error("called off twice")
 	}
 	c.rec.Stopped = byUser
-	c.follow(engine.Exit{Unknown: true})
+	c.follow(engine.Exit{Unknown: true}, false)
 	if !c.rec.RestartAt.IsZero() {
 		t.Error("a run that the user has stopped is followed by another")
 	}
@@ -95,14 +95,14 @@ func TestRestartUnseen(t *testing.T) {
 	c := bare(t, "on-failure:2")
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.follow(engine.Exit{Unknown: true})
+	c.follow(engine.Exit{Unknown: true}, false)
 	c.recall(time.Unix(1, 0))
 	if c.rec.Restarts != 1 || !c.rec.RestartAt.IsZero() {
 		t.Errorf("after a run that goes on: %+v", c.rec.restarting)
 	}
 	for want := 1; want <= 2; want++ {
 		c.recall(time.Unix(int64(want), 0))
-		c.follow(engine.Exit{Unknown: true})
+		c.follow(engine.Exit{Unknown: true}, false)
 		if c.rec.Restarts != want || c.rec.RestartAt.IsZero() != (want == 2) {
 			t.Errorf("after an exit: %+v, wanted %d restarts", c.rec.restarting, want)
 		}
@@ -121,7 +121,7 @@ func TestRestartUnseenStart(t *testing.T) {
 		t.Error("a stop of this run is forgotten")
 	}
 	c.recall(time.Unix(2, 0))
-	c.follow(engine.Exit{Unknown: true})
+	c.follow(engine.Exit{Unknown: true}, false)
 	if c.rec.RestartAt.IsZero() {
 		t.Errorf("no restart follows: %+v", c.rec.restarting)
 	}

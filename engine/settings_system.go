@@ -30,7 +30,7 @@ var systemMounts = []specs.Mount{
 	{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "nodev", "noexec", "rw", mkdirOption}},
 }
 
-// systemKind is the variable of the environment by which a system knows that it is in a container, and in whose: systemd's
+// The variable of the environment by which a system knows that it is in a container, and in whose: systemd's
 // CONTAINER_INTERFACE.md.
 const (
 	systemKind = "container="

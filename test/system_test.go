@@ -3,6 +3,7 @@ package test
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -24,8 +25,24 @@ func TestSystemBoots(t *testing.T) {
 	if got := m.inSystem("systemctl", "show", "-P", "MainPID", "systemd-journald"); got != journal {
 		t.Errorf("after the death of a server the journal is process %s, before it was %s", got, journal)
 	}
+	m.verifyUnit()
 	m.logIn()
 	m.powerOff("Exiting container.")
+}
+
+// verifyUnit has systemd read the unit of examples/. One that is older than the newest option says that it ignores it.
+func (m *Tree) verifyUnit() {
+	m.T.Helper()
+	dir, err := filepath.Abs("../examples/service")
+	if err != nil {
+		m.T.Fatal(err)
+	}
+	m.Write("s/mounts", dir+" /run/unit none bind,ro,x-mount.mkdir\n"+m.Binary+" /usr/bin/ctrfs none bind,ro,x-mount.mkdir")
+	for line := range strings.Lines(m.inSystem("systemd-analyze", "verify", "--man=no", "/run/unit/ctrfs.service")) {
+		if !strings.Contains(line, "'DelegateSubgroup' in section [Service], ignoring") {
+			m.T.Errorf("systemd on the unit: %s", line)
+		}
+	}
 }
 
 // What a system has made for itself goes with it: it boots again, also with another program that arranges nothing.

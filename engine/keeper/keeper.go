@@ -40,6 +40,7 @@ type Keeper struct {
 	ending     bool                        // nobody wants a server any more; guarded by mu
 	last       Request                     // how the server was last asked for; guarded by mu
 	emptying   int                         // terminals of those that have exited; guarded by mu
+	dog        watchdog                    // guarded by mu
 	later      chan func()                 // work that nobody waits for
 	done       chan struct{}               // closed when there is nothing left to keep
 	wake       chan struct{}               // a child was made: the reaper has something to wait for
@@ -208,6 +209,7 @@ type Request struct {
 	CgroupV1   string `json:"cgroup_v1,omitempty"` // names, with commas
 	LogLevel   string `json:"log_level"`
 	Again      bool   `json:"again,omitempty"` // in place of a server that has died: this is no mount
+	Service           // who is told that it answers
 }
 
 // Mount starts a server unless one runs, and returns when the mount answers or never will.
@@ -340,10 +342,7 @@ func (k *Keeper) serve(s *server) {
 		case kindUnpin:
 			k.pin(m, nil)
 		case kindReady:
-			k.mu.Lock()
-			s.ready = true
-			k.mu.Unlock()
-			s.settle(nil)
+			k.answered(s)
 		case kindFailed:
 			s.settle(errors.New(text))
 		case kindAck:

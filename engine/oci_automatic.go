@@ -19,6 +19,7 @@ type Automatic struct {
 	Seccomp     *specs.LinuxSeccomp // the default filter for the container's capabilities
 	UIDMappings []specs.LinuxIDMapping
 	GIDMappings []specs.LinuxIDMapping
+	Cgroups     bool // this host can give a part of the cgroup hierarchy to a system
 }
 
 // ociAutomatic names the annotation: words FIELD=DIGEST, one for each field that was spelled out. A field that still has
@@ -63,6 +64,16 @@ var choices = []choice{
 		(*Config).hasAutomaticIDs,
 		func(s *specs.Spec, _ *Config, a Automatic) { s.Linux.GIDMappings = a.GIDMappings },
 		func(c *Config) { c.Spec.Linux.GIDMappings = nil }},
+	{"mounts", func(s *specs.Spec) any { return plainMounts(s.Mounts) }, // without what an annotation keeps
+		(*Config).Boots,
+		func(s *specs.Spec, c *Config, a Automatic) { s.Mounts = c.withSystemMounts(a.Cgroups) },
+		(*Config).dropSystemMounts},
+	{"process.env", func(s *specs.Spec) any { return s.Process.Env },
+		(*Config).Boots,
+		func(s *specs.Spec, c *Config, _ Automatic) { s.Process.Env = c.withSystemKind() },
+		func(c *Config) {
+			c.Spec.Process.Env = slices.DeleteFunc(slices.Clone(c.Spec.Process.Env), func(e string) bool { return e == systemKind+systemName })
+		}},
 }
 
 func (c *Config) hasAutomaticIDs() bool {

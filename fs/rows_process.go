@@ -54,7 +54,7 @@ var processRows = []row{
 		help: "1 gives the program a standard input, which is written to stdin; 0 is the end of it, or /dev/null from the start"},
 	{name: "stop.signal", shape: single, live: true,
 		read: ofConfig((*engine.Config).StopSignal), set: asText((*engine.Config).SetStopSignal),
-		help: "the signal that stop sends, by name or number"},
+		help: "the signal that stop sends, by name or number; TERM is RTMIN+3 to systemd, and USR2 to an init of busybox"},
 	{name: "stop.timeout", shape: single, live: true,
 		read: ofConfig(func(c *engine.Config) string { return strconv.Itoa(c.StopTimeout()) }),
 		set: asNumber(within(0, stopTimeoutMax),

@@ -35,16 +35,24 @@ program ends meanwhile, the exit status is the program's.`,
 	return c
 }
 
-func attach(at string) error {
+// openConsole opens the terminal of this machine that stands for a container's.
+func openConsole(at string) (*os.File, error) {
 	name := filepath.Join(at, "console")
 	fd, err := unix.Open(name, unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		if errors.Is(err, unix.ENOENT) {
-			err = fmt.Errorf("%w: it does not run, or has no terminal: write 1 into tty, and start it", err)
-		}
-		return &os.PathError{Op: "open", Path: name, Err: err}
+	if errors.Is(err, unix.ENOENT) {
+		err = fmt.Errorf("%w: it does not run, or has no terminal: write 1 into tty, and start it", err)
 	}
-	console := os.NewFile(uintptr(fd), name)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+func attach(at string) error {
+	console, err := openConsole(at)
+	if err != nil {
+		return err
+	}
 	defer console.Close()
 	in := int(os.Stdin.Fd())
 	if term.IsTerminal(in) {
@@ -56,7 +64,11 @@ func attach(at string) error {
 		defer followSize(at)()
 	}
 	left := make(chan error, 1)
-	go func() { left <- sendKeys(console, os.Stdin) }()
+	go func() {
+		if err := sendKeys(console, os.Stdin); err != errHungUp { // which the other direction tells
+			left <- err
+		}
+	}()
 	shown := make(chan error, 1)
 	go func() {
 		_, err := io.Copy(os.Stdout, console)
@@ -74,6 +86,9 @@ func attach(at string) error {
 	return err
 }
 
+// errHungUp is the end of a terminal whose program has ended.
+var errHungUp = errors.New("hung up")
+
 // sendKeys passes on what is typed, until the key that detaches. The end of input is the end of typing only: what the program
 // answers is still shown.
 func sendKeys(console io.Writer, keys io.Reader) error {
@@ -87,7 +102,7 @@ func sendKeys(console io.Writer, keys io.Reader) error {
 			}
 		}
 		if _, err := console.Write(chunk[:n]); err != nil {
-			return nil // hung up, which the other direction tells
+			return errHungUp
 		}
 		if err != nil {
 			select {}

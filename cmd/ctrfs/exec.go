@@ -15,6 +15,7 @@ import (
 
 	"github.com/kballard/go-shellquote"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrfs/ctrfs/engine"
@@ -25,11 +26,23 @@ type exitStatus int
 
 func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
-// execution is what `ctrfs exec` was asked for.
-type execution struct {
-	dir       string
+// settings are what the command line says about a program: of an exec, and of a container.
+type settings struct {
 	user, cwd string
 	env       []string
+}
+
+// flags are the command line's words for it; instead says what counts without them.
+func (x *settings) flags(f *pflag.FlagSet, instead string) {
+	f.StringVar(&x.user, "user", "", "whom the program runs as, instead of "+instead)
+	f.StringVar(&x.cwd, "cwd", "", "its working directory, instead of "+instead)
+	f.StringArrayVar(&x.env, "env", nil, "KEY=VALUE to add to the environment; may be repeated")
+}
+
+// execution is what `ctrfs exec` was asked for.
+type execution struct {
+	settings
+	dir string
 }
 
 func execCommand() *cobra.Command {
@@ -44,34 +57,47 @@ exit status is the program's; signals that it gets go to the program. The progra
 stdout and stderr comes to stdout. If this command is killed, the program goes on, and its directory stays.`,
 		Args: cobra.MinimumNArgs(2),
 		RunE: func(_ *cobra.Command, args []string) error {
-			name, argv := args[0], args[1:]
-			if argv[0] == "--" {
-				argv = argv[1:]
+			argv, err := programOf(args[1:], "exec NAME")
+			if err != nil {
+				return err
 			}
-			if len(argv) == 0 {
-				return errors.New("exec: no program is named; say: ctrfs exec NAME -- CMD ARG")
-			}
-			return x.run(name, argv)
+			return x.run(args[0], argv)
 		},
 	}
 	f := c.Flags()
 	f.SetInterspersed(false) // the program's own flags are not this one's
 	f.StringVar(&x.dir, "dir", defaultDir, "where the tree is mounted")
-	f.StringVar(&x.user, "user", "", "whom the program runs as, instead of the container's user")
-	f.StringVar(&x.cwd, "cwd", "", "its working directory, instead of the container's")
-	f.StringArrayVar(&x.env, "env", nil, "KEY=VALUE to add to the container's environment; may be repeated")
+	x.settings.flags(f, "the container's")
 	return c
 }
 
-// forwarded are the signals that a program is asked to end or to do something with. SIGPIPE is one of them: whoever reads what it
-// writes has gone.
-var forwarded = []os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGPIPE, unix.SIGCONT}
+// programOf returns the program that a command line ends with, and its arguments.
+func programOf(args []string, verb string) ([]string, error) {
+	if len(args) > 0 && args[0] == "--" {
+		args = args[1:]
+	}
+	if len(args) == 0 {
+		return nil, fmt.Errorf("no program is named; say: ctrfs %s -- CMD ARG", verb)
+	}
+	return args, nil
+}
+
+// forwarded are the signals that a program is asked to end or to do something with.
+var forwarded = []os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGCONT}
+
+// listen takes those signals from now on. SIGPIPE comes of two writes, here and into a program's standard input, so it is
+// ignored: the errors tell them apart.
+func listen() <-chan os.Signal {
+	signal.Ignore(unix.SIGPIPE)
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, forwarded...)
+	return signals
+}
 
 // run does it all. Whatever happens, nothing is left in the tree but what still runs.
 func (x *execution) run(name string, argv []string) error {
-	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, forwarded...)
-	at, err := newExecDir(filepath.Join(x.dir, name, "exec"))
+	signals := listen()
+	at, err := newDir(filepath.Join(x.dir, name, "exec"), "ctrfs-", "no such container, or nothing is mounted there; see --dir")
 	if err != nil {
 		return err
 	}
@@ -82,7 +108,7 @@ func (x *execution) run(name string, argv []string) error {
 	if err != nil {
 		return errors.Join(err, os.Remove(at))
 	}
-	code, err := follow(at, signals)
+	code, err := follow(at, signals, nil)
 	if err := errors.Join(err, os.Remove(at)); err != nil {
 		return err
 	}
@@ -92,22 +118,22 @@ func (x *execution) run(name string, argv []string) error {
 	return nil
 }
 
-// newExecDir makes an exec with a name that is free.
-func newExecDir(in string) (at string, err error) {
+// newDir makes an exec or a container with a name that is free and begins with prefix. missing says what it means that there is no place for it.
+func newDir(in, prefix, missing string) (at string, err error) {
 	for range 10 {
-		at = filepath.Join(in, "ctrfs-"+strings.ToLower(rand.Text()[:8]))
+		at = filepath.Join(in, prefix+strings.ToLower(rand.Text()[:8]))
 		if err = os.Mkdir(at, 0o700); !errors.Is(err, os.ErrExist) {
 			break
 		}
 	}
 	if errors.Is(err, os.ErrNotExist) {
-		err = fmt.Errorf("%w: no such container, or nothing is mounted there; see --dir", err)
+		err = fmt.Errorf("%w: %s", err, missing)
 	}
 	return at, err
 }
 
 // configure writes the settings.
-func (x *execution) configure(at string, argv []string) error {
+func (x *settings) configure(at string, argv []string) error {
 	if err := writeControl(at, "cmd", shellquote.Join(argv...), 0); err != nil {
 		return err
 	}
@@ -159,8 +185,8 @@ const (
 	awayLimit = 10 * time.Second
 )
 
-// follow shows the log and passes signals on, until the program has ended.
-func follow(at string, signals <-chan os.Signal) (code int, err error) {
+// follow shows the log and passes signals on, until the program has ended or something comes from left.
+func follow(at string, signals <-chan os.Signal, left <-chan error) (code int, err error) {
 	type end struct {
 		code int
 		err  error
@@ -186,11 +212,13 @@ func follow(at string, signals <-chan os.Signal) (code int, err error) {
 				shown += n
 			}
 			return e.code, e.err
+		case err := <-left:
+			return 0, err
 		}
 	}
 }
 
-// show copies what is new in the log. Nobody is told when that cannot be written: the program gets its SIGPIPE.
+// show copies what is new in the log. When whoever read that has gone, the program gets its SIGPIPE.
 func show(at string, from int64) int64 {
 	f, err := os.Open(filepath.Join(at, "log"))
 	if err != nil {
@@ -202,7 +230,9 @@ func show(at string, from int64) int64 {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return 0
 	}
-	os.Stdout.Write(buffer[:n])
+	if _, err := os.Stdout.Write(buffer[:n]); errors.Is(err, unix.EPIPE) {
+		writeControl(at, "kill", "PIPE", 0)
+	}
 	return int64(n)
 }
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -74,6 +75,7 @@ func mount(r keeper.Request, foreground bool) error {
 	if err := places(&r); err != nil {
 		return err
 	}
+	r.Service = service()
 	if err := delegated(&r); err != nil {
 		return err
 	}
@@ -85,6 +87,17 @@ func mount(r keeper.Request, foreground bool) error {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// service is what the service manager that has started this command says about itself, sd_notify(3). The keeper, whose
+// environment is empty, is told with the request.
+func service() keeper.Service {
+	s := keeper.Service{Notify: os.Getenv("NOTIFY_SOCKET")}
+	usec, err := strconv.ParseInt(os.Getenv("WATCHDOG_USEC"), 10, 64)
+	if pid := os.Getenv("WATCHDOG_PID"); err == nil && usec > 0 && (pid == "" || pid == strconv.Itoa(os.Getpid())) {
+		s.Watchdog = time.Duration(usec) * time.Microsecond
+	}
+	return s
 }
 
 // delegated checks the group that all others are to be made below, and leaves it: there must be nobody in it.

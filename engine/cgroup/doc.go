@@ -26,6 +26,9 @@
 // its leaf and the groups nested in it; only membership is the leaf's. A hybrid host's v2 hierarchy without such controllers
 // knows no such rule, and gets no leaf. Controllers are enabled in a group when the first group is made below it.
 //
+// A leaf can be given to the container ([Group.Delegate]), which makes groups of its own below it, as service managers do. What
+// is there is the container's own, and no group of ours; limits, freezing and killing reach it from above.
+//
 // # Failure
 //
 // Every error is an [engine.Error] with the kernel's errno, except ERANGE, which is EINVAL. What the host lacks is

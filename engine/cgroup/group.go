@@ -276,9 +276,12 @@ func (g *Group) text(p *place) (string, error) {
 		var text string
 		var err error
 		// Every file is another moment. v1 offers no consistent one, and v2 does it within a file only.
-		if p.deep && !p.v2 {
+		switch leaf := g.own(y); {
+		case p.deep && !p.v2:
 			text, err = g.top(y).readBelow(g.path, p.v1[i])
-		} else {
+		case p.own && p.v2 && leaf != g.path: // it may be delegated, and then processes are below it
+			text, err = g.top(y).readBelow(leaf, p.row.file)
+		default:
 			text, err = g.top(y).read(g.file(p, i))
 		}
 		if err != nil {
@@ -360,7 +363,7 @@ func (g *Group) stat() (string, error) {
 	if err != nil {
 		return "", g.refuse("read", "cgroup.stat", "", err)
 	}
-	groups = slices.DeleteFunc(groups, func(p string) bool { return path.Base(p) == leafName })
+	groups = slices.DeleteFunc(groups, func(p string) bool { return inLeaf(p) })
 	text := fmt.Sprintf("nr_descendants %d\n", len(groups)-1)
 	if !g.tree.host.used[0].unified {
 		return text, nil

@@ -167,7 +167,7 @@ func (t *Tree) strangers(y *hierarchy, group string) ([]int, error) {
 	there := pidList(text)
 	var out []int
 	for _, g := range groups {
-		if t.late.nearest(y.mount, strings.TrimSuffix(g, "/"+leafName)) != group {
+		if t.late.nearest(y.mount, g) != group {
 			continue
 		}
 		text, err := t.tops[0].read(path.Join(g, "cgroup.procs"))
@@ -239,6 +239,9 @@ func (t *Tree) recall(group string) error {
 			if y.late && t.tops[i].exists(prefix) {
 				t.late.add(y.mount, prefix)
 			}
+			if y.unified && t.tops[i].exists(path.Join(prefix, leafName)) {
+				t.late.add(leafName, prefix)
+			}
 		}
 	}
 	for _, p := range t.host.places {
@@ -252,9 +255,6 @@ func (t *Tree) recall(group string) error {
 			}
 			if slices.Contains(strings.Fields(text), p.controller) {
 				t.late.add(p.key, prefix)
-			}
-			if t.tops[0].exists(path.Join(prefix, leafName)) {
-				t.late.add(leafName, prefix)
 			}
 		}
 	}

@@ -122,7 +122,8 @@ func (t *Tree) Where(pid int) (p string, ok bool, err error) {
 	if ok {
 		p, ok = strings.CutPrefix(p, "./"+t.name+"/")
 	}
-	return strings.TrimSuffix(p, "/"+leafName), ok, nil
+	p, _, _ = strings.Cut(p+"/", "/"+leafName+"/") // in the leaf, or in what has been made below it
+	return strings.TrimSuffix(p, "/"), ok, nil
 }
 
 // moveBack returns a process to the groups that the text of its /proc/PID/cgroup tells, in the given hierarchies. One that

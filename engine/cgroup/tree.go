@@ -157,7 +157,7 @@ func (t *Tree) Groups() ([]string, error) {
 		}
 		all = append(all, paths[1:]...)
 	}
-	all = slices.DeleteFunc(all, func(p string) bool { return path.Base(p) == leafName })
+	all = slices.DeleteFunc(all, inLeaf)
 	slices.Sort(all)
 	return slices.Compact(all), nil
 }

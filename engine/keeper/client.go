@@ -127,6 +127,10 @@ func (c *Client) Serve(exited func(Exit)) {
 		switch m.Kind {
 		case kindExit:
 			exited(exitOf(&m))
+		case kindReady:
+			if err := c.Ready(); err != nil {
+				continue // the next packet does not come, either
+			}
 		case kindStarted, kindNamespacesMade, kindPerformed, kindRan, kindResized:
 			c.mu.Lock()
 			w, ok := c.waiting[m.Seq]

@@ -73,7 +73,11 @@ func (k *Keeper) perform(r Request) error {
 	}
 	ctx, cancel := context.WithTimeout(noDeadline, mountLimit)
 	defer cancel()
-	return k.Mount(ctx, r)
+	if err := k.Mount(ctx, r); err != nil {
+		return err
+	}
+	k.attend(r.Service)
+	return nil
 }
 
 // Ask sends a request to the keeper of a run directory and returns when the mount answers, or why it does not.

@@ -20,6 +20,7 @@
 //	                 ◄── kindListed, claims ──      the file of claims, see [Claims]          ┘
 //	kindReady ────────►                             the mount answers
 //	kindFailed ───────►                             it never will; text says why
+//	                 ◄── kindReady ───────────      does it still? A service manager's watchdog wants to know; kindReady answers
 //	kindStart ────────►                             program, descriptors
 //	                 ◄── kindStarted, pidfd ──      executed; or errno and step
 //	                 ◄── kindExit ────────────      PID 1 is gone and the journal says so

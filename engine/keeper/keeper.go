@@ -33,6 +33,7 @@ type Keeper struct {
 	ending     bool                        // nobody wants a server any more; guarded by mu
 	last       Request                     // how the server was last asked for; guarded by mu
 	emptying   int                         // terminals of those that have exited; guarded by mu
+	dog        watchdog                    // guarded by mu
 	later      chan func()                 // work that nobody waits for
 	done       chan struct{}               // closed when there is nothing left to keep
 	wake       chan struct{}               // a child was made: the reaper has something to wait for

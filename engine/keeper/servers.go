@@ -45,6 +45,7 @@ type Request struct {
 	CgroupV1   string `json:"cgroup_v1,omitempty"` // names, with commas
 	LogLevel   string `json:"log_level"`
 	Again      bool   `json:"again,omitempty"` // in place of a server that has died: this is no mount
+	Service           // who is told that it answers
 }
 
 // Mount starts a server unless one runs, and returns when the mount answers or never will.
@@ -177,10 +178,7 @@ func (k *Keeper) serve(s *server) {
 		case kindUnpin:
 			k.pin(m, nil)
 		case kindReady:
-			k.mu.Lock()
-			s.ready = true
-			k.mu.Unlock()
-			s.settle(nil)
+			k.answered(s)
 		case kindFailed:
 			s.settle(errors.New(text))
 		case kindAck:

@@ -88,7 +88,7 @@ func (a *assembler) stdio(s plan.Stdio) error {
 		files = []arg{a.file(in), a.file(a.files.Log), a.file(a.files.Log)}
 	case a.slave.kind != register:
 		return fmt.Errorf("a plan that uses a terminal before it is opened: %w", syscall.EINVAL)
-	default:
+	case !s.Free:
 		a.call(unix.SYS_IOCTL, a.slave, num(unix.TIOCSCTTY), num(0))
 	}
 	for fd, f := range files {

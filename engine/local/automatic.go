@@ -19,7 +19,7 @@ func (c *container) Automatic() (engine.Automatic, error) {
 	c.mu.Lock()
 	name, config, first, found := c.name, c.rec.Config, c.rec.First, c.rec.Found
 	c.mu.Unlock()
-	a := engine.Automatic{Hostname: name}
+	a := engine.Automatic{Hostname: name, Cgroups: c.e.host.Delegable()}
 	if found != nil && found.Text == config.Extension.User {
 		a.User = &found.User
 	}

@@ -48,7 +48,7 @@ func (c *container) take(x keeper.Exit) bool {
 			c.countKills(kills)
 		}
 	}
-	exit := engine.Exit{Status: x.Status, Unknown: x.Unknown, OOM: c.rec.OOM, Started: x.Started, Finished: x.Finished}
+	exit := engine.Exit{Status: poweredOff(c.rec.Config, x.Status), Unknown: x.Unknown, OOM: c.rec.OOM, Started: x.Started, Finished: x.Finished}
 	c.rec.OOM, c.rec.Kills = false, 0
 	root, pidfd, mounts := c.root, c.pidfd, c.mounts
 	c.pid, c.pidfd, c.root, c.mounts, c.steps = 0, nil, nil, nil, nil
@@ -162,7 +162,7 @@ func (c *container) stop(wish ended) error {
 	}
 	defer end()
 	v := c.View()
-	sig, err := engine.ParseSignal("stop.signal", v.Config.StopSignal())
+	sig, err := stopSignal(v)
 	if err != nil {
 		return err
 	}

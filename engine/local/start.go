@@ -203,7 +203,7 @@ func (c *container) planned(v *engine.View, mounts []overlay.Mount, around *surr
 		return nil, err
 	}
 	c.e.facts.rights.fill(&h, around.joined[specs.UserNamespace] != plan.OfHost)
-	return plan.Build(v.Config, h)
+	return plan.Build(v.Config.Booted(c.e.host.Delegable()), h)
 }
 
 // Plan implements [engine.Container]: as it would be now, or as it was while it runs.
@@ -237,6 +237,9 @@ func (s *starting) prepare() (err error) {
 	}
 	if s.newTop == nil { // the group has counted before; a host that cannot tell gets no oom in status
 		s.kills, _ = s.group.OOMKills()
+	}
+	if err = s.delegate(s.view.Config.Booted(s.c.e.host.Delegable())); err != nil {
+		return err
 	}
 	s.root, err = s.prepareRoot()
 	return err

@@ -56,7 +56,7 @@ func Build(c *engine.Config, h Host) ([]Step, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	rights, err := rightsOf(spec, h)
+	rights, err := rightsOf(spec, h, Stdio{Terminal: spec.Process.Terminal, Input: h.Input, Free: c.Boots()})
 	if err != nil {
 		return nil, err
 	}

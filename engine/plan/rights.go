@@ -85,7 +85,7 @@ type rights struct {
 // rightsOf sorts out the rights. Those that the program must not have are given up in the only order that works: the bounding
 // set needs CAP_SETPCAP, changing user needs CAP_SETUID, and what is left is set last. A filter without no_new_privs needs
 // CAP_SYS_ADMIN, so it comes before that and has to allow what follows it, as in runc; else it is the very last.
-func rightsOf(spec *specs.Spec, h Host) (r rights, err error) {
+func rightsOf(spec *specs.Spec, h Host, standard Stdio) (r rights, err error) {
 	p := spec.Process
 	if r.late, err = limits(p.Rlimits, h); err != nil {
 		return r, err
@@ -114,7 +114,7 @@ func rightsOf(spec *specs.Spec, h Host) (r rights, err error) {
 		mask = *p.User.Umask & 0o777
 	}
 	r.late = append(r.late, Umask{mask})
-	r.last = append(r.last, Stdio{Terminal: p.Terminal, Input: h.Input}, CloseRest{}, bound)
+	r.last = append(r.last, standard, CloseRest{}, bound)
 	user := User{p.User.UID, p.User.GID, p.User.AdditionalGids, p.User.UID != 0 && caps.Inheritable != 0}
 	if p.NoNewPrivileges {
 		r.last = append(append(r.last, user, caps, NoNewPrivileges{}), filter...)

@@ -80,8 +80,9 @@ type (
 	PlaceBorrowed struct{ Type, Target string }
 	// DropOldRoot detaches the host's tree: from here on nothing of the host can be reached by any path.
 	DropOldRoot struct{}
-	// Stdio makes descriptors 0, 1 and 2: /dev/null or the input, and the log; or the terminal, which becomes the controlling one.
-	Stdio struct{ Terminal, Input bool }
+	// Stdio makes descriptors 0, 1 and 2: /dev/null or the input, and the log; or the terminal, which becomes the controlling one
+	// unless it is Free: the first process of a system has none, and gives the console to whoever lets people log in there.
+	Stdio struct{ Terminal, Input, Free bool }
 	// CloseRest marks every other descriptor close-on-exec.
 	CloseRest struct{}
 	// EnterMounts enters the mount namespace of a container that runs, to change something there.
@@ -154,6 +155,9 @@ func (s Mount) String() string {
 }
 func (DropOldRoot) String() string { return "detach the host's tree" }
 func (s Stdio) String() string {
+	if s.Terminal && s.Free {
+		return "connect stdin, stdout and stderr to the terminal, which stays free for others to control"
+	}
 	if s.Terminal {
 		return "connect stdin, stdout and stderr to the terminal"
 	}

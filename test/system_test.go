@@ -1,0 +1,125 @@
+package test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A few lines boot a Debian: systemd comes up without a failed unit, arranges control groups of its own, which a server that is
+// killed meanwhile leaves alone, lets people log in, and is shut down by stop.
+func TestSystemBoots(t *testing.T) {
+	m := bootDebian(t)
+	journal := m.inSystem("systemctl", "show", "-P", "MainPID", "systemd-journald")
+	if got := m.inSystem("sh", "-c", "tr '\\0' '\\n' < /proc/1/environ | grep ^container=; cut -d: -f1,3 /proc/1/cgroup | grep ^0"); got != "container=ctrfs\n0:/init.scope" {
+		t.Errorf("PID 1 has %q", got)
+	}
+	if got := m.Sh("grep -c . s/cgroup.procs; tail -n +2 s/ps | wc -l"); len(strings.Fields(got)) != 2 || strings.Fields(got)[0] != strings.Fields(got)[1] || strings.HasPrefix(got, "0") {
+		t.Errorf("processes in cgroup.procs and in ps: %q", got)
+	}
+	m.killServer()
+	if got := m.inSystem("systemctl", "show", "-P", "MainPID", "systemd-journald"); got != journal {
+		t.Errorf("after the death of a server the journal is process %s, before it was %s", got, journal)
+	}
+	m.verifyUnit()
+	m.logIn()
+	m.powerOff("Exiting container.")
+}
+
+// verifyUnit has systemd read the unit of examples/. One that is older than the newest option says that it ignores it.
+func (m *Tree) verifyUnit() {
+	m.T.Helper()
+	dir, err := filepath.Abs("../examples/service")
+	if err != nil {
+		m.T.Fatal(err)
+	}
+	m.Write("s/mounts", dir+" /run/unit none bind,ro,x-mount.mkdir\n"+m.Binary+" /usr/bin/ctrfs none bind,ro,x-mount.mkdir")
+	for line := range strings.Lines(m.inSystem("systemd-analyze", "verify", "--man=no", "/run/unit/ctrfs.service")) {
+		if !strings.Contains(line, "'DelegateSubgroup' in section [Service], ignoring") {
+			m.T.Errorf("systemd on the unit: %s", line)
+		}
+	}
+}
+
+// What a system has made for itself goes with it: it boots again, also with another program that arranges nothing.
+func TestSystemAgain(t *testing.T) {
+	m := bootDebian(t)
+	m.powerOff("Exiting container.")
+	m.Write("s/cmd", "true")
+	m.Write("s/start", "1")
+	if got := m.Read("s/wait"); got != "0" {
+		t.Errorf("exit %s", got)
+	}
+	if got := m.Read("s/plan"); strings.Contains(got, "cgroup2") || strings.Contains(got, "/run") {
+		t.Errorf("a program that boots nothing gets what a system does:\n%s", got)
+	}
+}
+
+// bootDebian boots the tests' Debian, without the servers in it, in the container s.
+func bootDebian(t *testing.T) *Tree {
+	root, err := DebianRoot()
+	Require(t, err)
+	m := MountFor(t)
+	if err := os.Mkdir(m.Dir+"/s", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	m.Write("s/rootfs", root)
+	m.Write("s/cmd", "/sbin/init systemd.mask=nginx.service systemd.mask=postgresql.service systemd.mask=redis-server.service")
+	m.Write("s/tty", "1")
+	m.Write("s/stop.timeout", "600")
+	m.Write("s/start", "1")
+	state := ""
+	Eventually(t, "it is up", 60*time.Second, func() bool {
+		if m.Read("s/state") != "running" {
+			t.Fatalf("it ended with %s and said\n%s", m.Read("s/exit"), m.Read("s/log"))
+		}
+		out, _ := exec.Command(m.Binary, "exec", "--dir", m.Dir, "s", "--", "systemctl", "is-system-running").Output()
+		state = strings.TrimSpace(string(out))
+		return state == "running" || state == "degraded"
+	})
+	if state != "running" {
+		t.Errorf("it is %s: %s", state, m.inSystem("systemctl", "--failed", "--plain", "--no-legend"))
+	}
+	return m
+}
+
+// inSystem runs a program in the container s, and returns what it printed.
+func (m *Tree) inSystem(argv ...string) string {
+	m.T.Helper()
+	out, err := exec.Command(m.Binary, append([]string{"exec", "--dir", m.Dir, "s", "--"}, argv...)...).CombinedOutput()
+	if err != nil {
+		m.T.Fatalf("%v: %v, %s", argv, err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// logIn answers the login prompt, and is asked for the password.
+func (m *Tree) logIn() {
+	m.T.Helper()
+	Eventually(m.T, "the console asks who is there", 30*time.Second, func() bool { return strings.HasSuffix(m.Read("s/log"), "login: ") })
+	console, err := os.OpenFile(m.Dir+"/s/console", os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		m.T.Fatal(err)
+	}
+	defer console.Close()
+	if _, err := console.WriteString("root\r"); err != nil {
+		m.T.Fatal(err)
+	}
+	Eventually(m.T, "the password is asked for", 30*time.Second, func() bool { return strings.Contains(m.Read("s/log"), "Password: ") })
+}
+
+// powerOff stops the container s, which exits with success and these last words.
+func (m *Tree) powerOff(words string) {
+	m.T.Helper()
+	m.Write("s/stop", "1")
+	if got := m.Read("s/wait"); got != "0" {
+		m.T.Errorf("exit %s", got)
+	}
+	if log := m.Read("s/log"); !strings.HasSuffix(strings.TrimRight(log, "\r\n"), words) {
+		m.T.Errorf("its last words are %q", log[max(0, len(log)-200):])
+	}
+}

@@ -196,19 +196,12 @@ func (e *Engine) recoverInputs() error {
 // removeInputs leaves nothing of what does not run.
 func (e *Engine) removeInputs() {
 	for _, c := range e.byID {
-		programs := []struct {
-			engine.Program
-			input
-		}{{c, c.input()}}
-		for _, x := range c.execs.list() {
-			programs = append(programs, struct {
-				engine.Program
-				input
-			}{x, x.input()})
+		if !c.View().State.Active() {
+			c.input().drop()
 		}
-		for _, p := range programs {
-			if !p.View().State.Active() {
-				p.drop()
+		for _, x := range c.execs.list() {
+			if !x.View().State.Active() {
+				x.input().drop()
 			}
 		}
 	}

@@ -112,6 +112,10 @@ type Program interface {
 	Wait(ctx context.Context) (Exit, error)
 	// Plan returns the steps that Start takes or took, one a line.
 	Plan() (string, error)
+	// Console returns a terminal of this machine's that stands for the program's, and whether there is one: while it runs on one.
+	Console() (device string, ok bool)
+	// Input returns the FIFO that is the program's standard input, and whether there is one.
+	Input() (file string, open bool)
 	// Log opens what the program wrote. Its size is true and grows.
 	Log() (Log, error)
 }
@@ -138,10 +142,6 @@ type Container interface {
 	// NamespaceLink returns a path that stands for the container's namespace of a kind, by its name in [Namespaces]: what
 	// setns(2) can open, on this machine, at this moment. There is none while nothing runs and nothing holds it.
 	NamespaceLink(name string) (target string, ok bool)
-	// Console returns a terminal of this machine's that stands for the program's, and whether there is one: while it runs on one.
-	Console() (device string, ok bool)
-	// Input returns the FIFO that is the program's standard input, and whether there is one.
-	Input() (file string, open bool)
 
 	// Execs lists the further programs of the container, sorted by name.
 	Execs() []Exec

@@ -119,7 +119,7 @@ func (n *node) lead(ctx context.Context, out *fuse.EntryOut, ino uint64, leads f
 	if _, ok := leads(); !ok {
 		return nil, syscall.ENOENT
 	}
-	child := &link{node{tree: n.tree, c: n.c, id: n.id}, leads}
+	child := &link{node{tree: n.tree, c: n.c, x: n.x, id: n.id}, leads}
 	child.fill(&out.Attr)
 	return n.NewInode(ctx, child, fs.StableAttr{Mode: syscall.S_IFLNK, Ino: ino}), 0
 }
@@ -130,7 +130,7 @@ func (l *link) fill(out *fuse.Attr) {
 	target, _ := l.leads()
 	o := l.owner()
 	o.Mode = 0o777
-	fill(out, o, l.c.View().Changed)
+	fill(out, o, l.program().View().Changed)
 	out.Mode |= syscall.S_IFLNK
 	out.Size = uint64(len(target))
 }

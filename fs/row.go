@@ -29,10 +29,10 @@ type row struct {
 	keys func(c *engine.Config, key, value string) error              // a setting of many keys, each changed alone; "" resets one
 	act  func(by engine.Caller, p engine.Program, value string) error // an order, or a kernel file that is written
 
-	links  *linking                              // a directory of links; nothing else goes with it
-	link   func(engine.Container) (string, bool) // a link, while it is there; likewise
-	execs  bool                                  // the directory of execs; likewise
-	absent string                                // what to do when the link is not there
+	links  *linking                            // a directory of links; nothing else goes with it
+	link   func(engine.Program) (string, bool) // a link, while it is there; likewise
+	execs  bool                                // the directory of execs; likewise
+	absent string                              // what to do when the link is not there
 }
 
 // source is what a reader makes text from. In the root there is no container and no view.

@@ -44,10 +44,10 @@ var processRows = []row{
 	{name: "tty", shape: single, live: true,
 		read: ofConfig((*engine.Config).TTY), set: asText((*engine.Config).SetTTY),
 		help: "1, or its size as COLSxROWS, gives the program a terminal, whose output goes to log; only the size changes while it runs"},
-	{name: "console", shape: linked, link: engine.Container.Console, absent: "write 1 into tty, and start it",
+	{name: "console", shape: linked, link: engine.Program.Console, absent: "write 1 into tty, and start it",
 		help: "while it runs with a tty, a link to a terminal of the host's that shows it and types: screen c/console; also ctrfs attach"},
 	// The link comes before what it depends on: rm -r resets a setting by removing it.
-	{name: "stdin", shape: linked, link: engine.Container.Input, absent: "write 1 into stdin.open first",
+	{name: "stdin", shape: linked, link: engine.Program.Input, absent: "write 1 into stdin.open first",
 		help: "while stdin.open is 1, a link to the FIFO that is the program's standard input; it does not end with a writer"},
 	{name: "stdin.open", shape: single, live: true,
 		read: ofConfig((*engine.Config).StdinOpen), set: asText((*engine.Config).SetStdinOpen),

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -176,5 +177,46 @@ func TestExecBadInput(t *testing.T) {
 	}
 	if after := m.Sh("cd c/exec/x; cat cmd env cwd user tty state; cat ../../config.json; ls .. | wc -l"); after != before+"1\n" {
 		t.Errorf("before\n%s\nafter\n%s", before, after)
+	}
+}
+
+// A program that ends while no server is there, after one that died between the launch and what follows it, has its log all the same.
+func TestKillServerBeforeLogs(t *testing.T) {
+	m := MountFor(t)
+	m.Start("c", "sh -c 'echo one; exec sleep 1000'")
+	m.makeExec("c/exec/x", "sh -c 'echo two; exec sleep 1000'")
+	m.Write("c/exec/x/start", "1")
+	Eventually(t, "both are up", 5*time.Second, func() bool { return m.Read("c/log") == "one" && m.Read("c/exec/x/log") == "two" })
+	pids := []string{m.Read("c/exec/x/pid"), m.Read("c/pid")}
+	var logs []string
+	for _, pattern := range []string{"/log", "/exec/*.log"} {
+		found, err := filepath.Glob(m.State + "/containers/*/" + m.Read("c/id") + pattern)
+		if err != nil || len(found) != 1 {
+			t.Fatal(found, err)
+		}
+		logs = append(logs, found[0])
+	}
+	_, server, err := m.Processes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	syscall.Kill(server, syscall.SIGSTOP)
+	for _, log := range logs {
+		if err := os.Rename(log, log+".new"); err != nil { // as the launch leaves it
+			t.Fatal(err)
+		}
+	}
+	for _, text := range pids {
+		pid, err := strconv.Atoi(text)
+		if err != nil || syscall.Kill(pid, syscall.SIGKILL) != nil {
+			t.Fatal(text, err)
+		}
+		Eventually(t, "it is gone", 5*time.Second, func() bool { return syscall.Kill(pid, 0) != nil })
+	}
+	m.killServer()
+	for path, want := range map[string]string{"c/wait": "137", "c/exec/x/wait": "137", "c/log": "one", "c/exec/x/log": "two"} {
+		if got := m.Read(path); got != want {
+			t.Errorf("%s reads %q, wanted %q", path, got, want)
+		}
 	}
 }

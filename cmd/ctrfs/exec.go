@@ -30,6 +30,7 @@ func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)
 type settings struct {
 	user, cwd string
 	env       []string
+	tty       bool
 }
 
 // flags are the command line's words for it; instead says what counts without them.
@@ -37,6 +38,7 @@ func (x *settings) flags(f *pflag.FlagSet, instead string) {
 	f.StringVar(&x.user, "user", "", "whom the program runs as, instead of "+instead)
 	f.StringVar(&x.cwd, "cwd", "", "its working directory, instead of "+instead)
 	f.StringArrayVar(&x.env, "env", nil, "KEY=VALUE to add to the environment; may be repeated")
+	f.BoolVarP(&x.tty, "tty", "t", false, "give the program a terminal")
 }
 
 // execution is what `ctrfs exec` was asked for.
@@ -53,8 +55,9 @@ func execCommand() *cobra.Command {
 		Long: `Run one more program in a container, with the container's rights.
 
 It does with files what a shell would: mkdir DIR/NAME/exec/X, write cmd and start, show log until wait tells the exit, rmdir. Its own
-exit status is the program's; signals that it gets go to the program. The program has no input and no terminal; what it writes to
-stdout and stderr comes to stdout. If this command is killed, the program goes on, and its directory stays.`,
+exit status is the program's; signals that it gets go to the program. What it reads from stdin comes to the program, whose stdout and
+stderr come to stdout. With --tty the program has a terminal, of the size of this one; Ctrl-] leaves it running. If this command is
+killed, the program goes on, and its directory stays.`,
 		Args: cobra.MinimumNArgs(2),
 		RunE: func(_ *cobra.Command, args []string) error {
 			argv, err := programOf(args[1:], "exec NAME")
@@ -108,7 +111,11 @@ func (x *execution) run(name string, argv []string) error {
 	if err != nil {
 		return errors.Join(err, os.Remove(at))
 	}
-	code, err := follow(at, signals, nil)
+	code, err := attend(at, x.tty, signals)
+	if errors.Is(err, errDetached) {
+		leave(filepath.Join(name, "exec", filepath.Base(at)))
+		return nil
+	}
 	if err := errors.Join(err, os.Remove(at)); err != nil {
 		return err
 	}
@@ -146,6 +153,13 @@ func (x *settings) configure(at string, argv []string) error {
 		if err := writeControl(at, "cwd", x.cwd, 0); err != nil {
 			return err
 		}
+	}
+	input, value := "stdin.open", "1"
+	if x.tty {
+		input, value = "tty", ownSize()
+	}
+	if err := writeControl(at, input, value, 0); err != nil {
+		return err
 	}
 	for _, e := range x.env {
 		if strings.Contains(e, "\n") {

@@ -3,16 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
-	"golang.org/x/term"
 )
 
 // running is what `ctrfs run` was asked for.
@@ -20,7 +16,7 @@ type running struct {
 	settings
 	dir, name, rootfs string
 	files             []string // FILE=VALUE
-	tty, keep, init   bool
+	keep, init        bool
 }
 
 func runCommand() *cobra.Command {
@@ -50,15 +46,11 @@ killed. A reaper is PID 1, unless it is told otherwise: without it, many program
 	f.StringVar(&x.name, "name", "", "what the container is called; it must not exist")
 	f.StringVar(&x.rootfs, "rootfs", "", "its root, a directory; without, this machine's /usr with everything else fresh")
 	f.StringArrayVar(&x.files, "set", nil, "FILE=VALUE to write into a file of the container, such as memory.max=256M; may be repeated")
-	f.BoolVarP(&x.tty, "tty", "t", false, "give the program a terminal")
 	f.BoolVar(&x.keep, "keep", false, "leave the container and its log when the program has ended")
 	f.BoolVar(&x.init, "init", true, "put a reaper at PID 1, with the program as its child")
 	x.settings.flags(f, "the default")
 	return c
 }
-
-// errDetached is how a terminal is left whose program goes on.
-var errDetached = errors.New("detached")
 
 // run does it all. Whatever happens, nothing is left in the tree but what still runs.
 func (x *running) run(argv []string) error {
@@ -74,10 +66,9 @@ func (x *running) run(argv []string) error {
 	if err != nil {
 		return errors.Join(err, os.Remove(at))
 	}
-	code, err := x.attend(at, signals)
+	code, err := attend(at, x.tty, signals)
 	if errors.Is(err, errDetached) {
-		name := filepath.Base(at)
-		fmt.Fprintf(os.Stderr, "\r\nctrfs: %s goes on: ctrfs attach %s\r\n", name, name)
+		leave(filepath.Base(at))
 		return nil
 	}
 	if !x.keep && err == nil {
@@ -115,11 +106,6 @@ func (x *running) configure(at string, argv []string) error {
 	if x.init {
 		files = append(files, "init=1")
 	}
-	if x.tty {
-		files = append(files, "tty="+ownSize())
-	} else {
-		files = append(files, "stdin.open=1")
-	}
 	if err := x.settings.configure(at, argv); err != nil {
 		return err
 	}
@@ -133,63 +119,4 @@ func (x *running) configure(at string, argv []string) error {
 		}
 	}
 	return nil
-}
-
-// ownSize is the size of the terminal that this command is on, as the tty file has it; "1" without.
-func ownSize() string {
-	if columns, rows, err := term.GetSize(int(os.Stdin.Fd())); err == nil && columns > 0 && rows > 0 {
-		return fmt.Sprintf("%dx%d", columns, rows)
-	}
-	return "1"
-}
-
-// attend feeds the program and shows what it says, until it has ended.
-func (x *running) attend(at string, signals <-chan os.Signal) (int, error) {
-	if !x.tty {
-		go feed(at)
-		return follow(at, signals, nil)
-	}
-	console, err := openConsole(at)
-	if errors.Is(err, os.ErrNotExist) { // it has ended already
-		return follow(at, signals, nil)
-	}
-	if err != nil {
-		return 0, err
-	}
-	defer console.Close()
-	// What it says is in the log, from the first byte; here it is taken from the console only so that nobody waits for a reader.
-	go io.Copy(io.Discard, console)
-	if in := int(os.Stdin.Fd()); term.IsTerminal(in) {
-		before, err := term.MakeRaw(in)
-		if err != nil {
-			return 0, fmt.Errorf("make the terminal raw: %w", err)
-		}
-		defer term.Restore(in, before)
-		defer followSize(at)()
-	}
-	left := make(chan error, 1)
-	go func() {
-		if err := sendKeys(console, os.Stdin); err != errHungUp {
-			left <- errDetached
-		}
-	}()
-	return follow(at, signals, left)
-}
-
-// feed copies stdin into the container's, and its end. A program that has ended, or has closed it, takes no more of it.
-func feed(at string) {
-	name := filepath.Join(at, "stdin")
-	fd, err := unix.Open(name, unix.O_WRONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return // it has ended
-	}
-	fifo := os.NewFile(uintptr(fd), name)
-	io.Copy(fifo, os.Stdin)
-	fifo.Close()
-	for range 3 { // a server that is just being replaced
-		if writeControl(at, "stdin.open", "0", 0) == nil {
-			return
-		}
-		time.Sleep(time.Second)
-	}
 }

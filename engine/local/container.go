@@ -285,18 +285,18 @@ func (c *container) Update(by engine.Caller, file string, live bool, change func
 	if err := c.e.expressible(v.Config, next); err != nil {
 		return err
 	}
-	opened, err := c.reopenInput(v, next)
+	opened, err := c.input().reopen(v, next, c.readsInput())
 	if err != nil {
 		return err
 	}
 	if err := c.commit(v.Config, next); err != nil {
 		if opened {
-			c.endInput()
+			c.input().finish()
 		}
 		return err
 	}
 	c.resize(v.Config, next)
-	c.changeInput(v, next)
+	c.input().change(v, next)
 	c.rewatch(v.Config, next)
 	if !sameNamespaces(next, v.Config) {
 		c.unpin()

@@ -64,6 +64,8 @@ type exec struct {
 	changed time.Time     // guarded by mu
 	moved   chan struct{} // guarded by mu; closed and replaced when the state changes
 	plan    string        // guarded by mu; of the present run
+	reads   bool          // guarded by mu; it was given a standard input
+	console int           // guarded by mu; as a container's
 
 	saving  sync.Mutex // one writer of the record at a time; taken after the action token, before mu
 	unkept  bool       // the record is removed for good; guarded by saving
@@ -190,6 +192,7 @@ func (x *exec) forget() error {
 	if err := x.c.e.store.removeExec(x.c.id, x.id); err != nil {
 		return err
 	}
+	x.input().drop()
 	x.unkept = true
 	return nil
 }
@@ -284,10 +287,18 @@ func (x *exec) Update(by engine.Caller, file string, live bool, change func(*eng
 	if err := next.Validate(); err != nil {
 		return err
 	}
-	base := x.c.View().Config
-	if err := x.amend(func(r *execRecord) { r.take(next, base) }); err != nil {
+	opened, err := x.input().reopen(v, next, x.readsInput())
+	if err != nil {
 		return err
 	}
+	base := x.c.View().Config
+	if err := x.amend(func(r *execRecord) { r.take(next, base) }); err != nil {
+		if opened {
+			x.input().finish()
+		}
+		return err
+	}
+	x.input().change(v, next)
 	if v.State.Active() {
 		x.c.e.resize(x.key(), v.Config, next)
 	}

@@ -35,8 +35,17 @@ func (x *exec) take(k keeper.Exit) bool {
 	if stale || !x.rec.Exit.Finished.Before(k.Finished) {
 		return false
 	}
+	if !x.state.Active() { // a server that died has started it
+		if err := placeLate(x.logPath(), k.Finished); err != nil {
+			x.c.e.log.Error("the log of an exec is not in its place", "exec", x.key(), "err", err)
+		}
+	}
 	pidfd := x.pidfd
 	x.pid, x.pidfd, x.plan = 0, nil, ""
+	if x.reads && !x.rec.StdinOpen { // under the lock, as of a container
+		x.input().drop()
+	}
+	x.reads, x.console = false, 0
 	x.rec.Exit, x.rec.Begun = engine.Exit{Status: k.Status, Unknown: k.Unknown, Started: k.Started, Finished: k.Finished}, time.Time{}
 	x.enter(engine.Exited)
 	x.settled.Go(func() {
@@ -60,7 +69,7 @@ func (e *Engine) resumeExec(x *exec, r keeper.Running) {
 		return
 	}
 	x.mu.Lock()
-	x.pid, x.pidfd, x.started = r.PID, r.PidFD, r.Started
+	x.pid, x.pidfd, x.started, x.console = r.PID, r.PidFD, r.Started, r.Console
 	x.enter(engine.Running)
 	x.mu.Unlock()
 	// As with containers: whatever waits for its place is this run's, if the server died between the launch and that.

@@ -30,7 +30,9 @@ type entering struct {
 	newLog string
 	steps  []plan.Step
 
-	terminal, keepers *os.File // as of [starting]
+	terminal, keepers *os.File // as of [starting], and so are these
+	input             *os.File
+	begun             bool
 }
 
 // inhabited is the container of an exec at one moment, while its first process lives.
@@ -130,6 +132,7 @@ func (c *container) freezing() bool {
 
 func (s *entering) close() {
 	closeFiles([]*os.File{s.host.pidfd, s.log, s.terminal, s.keepers})
+	s.x.input().close(s.input, s.begun)
 	if s.around != nil {
 		s.around.close()
 	}
@@ -156,12 +159,15 @@ func (s *entering) run() (err error) {
 	if s.terminal, s.keepers, err = terminalPair(s.view.Config); err != nil {
 		return err
 	}
+	if s.input, err = x.input().open(s.view.Config); err != nil {
+		return err
+	}
 	s.newLog = x.logPath() + fresh
 	if s.log, err = openFresh(s.newLog); err != nil {
 		return err
 	}
 	program, err := launch.Assemble(s.steps, launch.Files{Join: s.around.files, Tasks: s.join.Tasks, Into: s.join.Into,
-		Proc: e.facts.proc, Null: e.facts.null, Log: s.log, Terminal: s.terminal})
+		Proc: e.facts.proc, Null: e.facts.null, Input: s.input, Log: s.log, Terminal: s.terminal})
 	if err == nil && s.terminal != nil {
 		err = e.keeper.StartOnTerminal(x.key(), program, 0, keeper.Terminal{Keepers: s.keepers, Log: s.log}, s.executed)
 	} else if err == nil {
@@ -251,7 +257,8 @@ func (s *entering) rootDir() (*os.File, error) {
 
 // plannedInside makes the plan of an exec.
 func (c *container) plannedInside(config *engine.Config, joined map[specs.LinuxNamespaceType]string) ([]plan.Step, error) {
-	h := plan.Host{Cgroup: c.groupPath(), LastCap: c.e.facts.lastCap, NoFile: c.e.facts.noFile, Joined: joined, OOMGroup: c.diesTogether()}
+	h := plan.Host{Cgroup: c.groupPath(), LastCap: c.e.facts.lastCap, NoFile: c.e.facts.noFile, Joined: joined, Input: config.Extension.StdinOpen,
+		OOMGroup: c.diesTogether()}
 	var err error
 	if h.Filter, err = filter(config); err != nil {
 		return nil, err
@@ -311,9 +318,11 @@ func (s *entering) executed(r keeper.Running) {
 		x.c.e.log.Error("the log of an exec that runs is not in its place", "file", s.newLog, "err", err)
 	}
 	crash.Point("place a log")
+	s.begun = true
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.pid, x.pidfd, x.started, x.failure, x.plan = r.PID, r.PidFD, r.Started, "", plan.String(s.steps)
+	x.reads, x.console = s.input != nil, r.Console
 	x.rec.Begun = r.Started
 	x.enter(engine.Running)
 	x.settled.Go(func() { x.save() }) // for the case that the keeper and its account are lost

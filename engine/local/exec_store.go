@@ -33,18 +33,19 @@ const (
 
 // execRecord is a line of an exec's record file. What is nil or empty is the container's.
 type execRecord struct {
-	ID     string                  `json:"id"`
-	Name   string                  `json:"name"`
-	Args   []string                `json:"args,omitempty"`
-	Env    []string                `json:"env"` // null is the container's, [] is none
-	Cwd    string                  `json:"cwd,omitempty"`
-	User   *account                `json:"user,omitempty"` // with an empty text when its numbers are all that is configured
-	TTY    bool                    `json:"tty,omitempty"`
-	Size   *specs.Box              `json:"size,omitempty"` // of the terminal
-	Owner  engine.Owner            `json:"owner"`
-	Owners map[string]engine.Owner `json:"owners,omitempty"`
-	Exit   engine.Exit             `json:"exit"`
-	Begun  time.Time               `json:"begun,omitzero"` // a run goes on since then, if the keeper knows of it
+	ID        string                  `json:"id"`
+	Name      string                  `json:"name"`
+	Args      []string                `json:"args,omitempty"`
+	Env       []string                `json:"env"` // null is the container's, [] is none
+	Cwd       string                  `json:"cwd,omitempty"`
+	User      *account                `json:"user,omitempty"` // with an empty text when its numbers are all that is configured
+	TTY       bool                    `json:"tty,omitempty"`
+	Size      *specs.Box              `json:"size,omitempty"` // of the terminal
+	StdinOpen bool                    `json:"stdin.open,omitempty"`
+	Owner     engine.Owner            `json:"owner"`
+	Owners    map[string]engine.Owner `json:"owners,omitempty"`
+	Exit      engine.Exit             `json:"exit"`
+	Begun     time.Time               `json:"begun,omitzero"` // a run goes on since then, if the keeper knows of it
 }
 
 // over returns the configuration of a container with what the exec says of its process.
@@ -52,7 +53,7 @@ func (r *execRecord) over(base *engine.Config) *engine.Config {
 	c := base.Clone()
 	p := c.Spec.Process
 	p.Args, p.Terminal, p.ConsoleSize = r.Args, r.TTY, r.Size
-	c.Extension.StdinOpen = false // the input is its program's
+	c.Extension.StdinOpen = r.StdinOpen // its own: the container's is its program's
 	if r.Env != nil {
 		p.Env = r.Env
 	}
@@ -71,6 +72,7 @@ func (r *execRecord) over(base *engine.Config) *engine.Config {
 func (r *execRecord) take(c, base *engine.Config) {
 	p, same := c.Spec.Process, base.Spec.Process
 	r.Args, r.TTY, r.Size = p.Args, p.Terminal, p.ConsoleSize
+	r.StdinOpen = c.Extension.StdinOpen
 	r.Env, r.Cwd, r.User = nil, "", nil
 	if !slices.Equal(p.Env, same.Env) {
 		r.Env = append([]string{}, p.Env...)

@@ -43,6 +43,11 @@ func (c *container) take(x keeper.Exit) bool {
 	if stale || !c.rec.Exit.Finished.Before(x.Finished) {
 		return false
 	}
+	if !c.state.Active() { // a server that died has started it
+		if err := placeLate(c.logPath(), x.Finished); err != nil {
+			c.e.log.Error("the log of a container is not in its place", "container", c.id, "err", err)
+		}
+	}
 	if c.group != nil {
 		if kills, err := c.group.OOMKills(); err == nil {
 			c.countKills(kills)
@@ -54,7 +59,7 @@ func (c *container) take(x keeper.Exit) bool {
 	c.pid, c.pidfd, c.root, c.mounts, c.steps = 0, nil, nil, nil, nil
 	c.moveIn(nil)
 	if c.reads && !c.rec.Config.Extension.StdinOpen { // under the lock: it may be switched on at any moment
-		c.dropInput()
+		c.input().drop()
 	}
 	c.reads, c.console = false, 0
 	c.recall(x.Started)

@@ -368,7 +368,10 @@ func (c *container) discard() error {
 	defer c.saving.Unlock()
 	err := c.e.roots.Remove(c.id)
 	if err == nil {
-		c.dropInput()
+		c.input().drop()
+		for _, x := range c.execs.list() {
+			x.input().drop()
+		}
 		c.unkept = true
 		c.mu.Lock()
 		c.e.ids.give(c.rec.First)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -182,3 +183,16 @@ func (l *logReader) Size() (int64, error) {
 
 // Close implements [engine.Log].
 func (l *logReader) Close() error { return nil }
+
+// placeLate puts a log in its place whose server died between a launch and that, when the program has ended meanwhile. A file that
+// was changed after the end waits for the place of another run, which a crash cut off.
+func placeLate(log string, finished time.Time) error {
+	info, err := os.Lstat(log + fresh)
+	if err == nil && !info.ModTime().After(finished) {
+		err = os.Rename(log+fresh, log)
+	}
+	if os.IsNotExist(err) {
+		return nil
+	}
+	return err
+}

@@ -126,10 +126,10 @@ func (s *starting) run() error {
 		return err
 	}
 	defer s.closeTerminal()
-	defer s.closeInput()
-	if err = s.openInput(); err != nil {
+	if s.input, err = c.input().open(s.view.Config); err != nil {
 		return err
 	}
+	defer func() { c.input().close(s.input, s.begun) }()
 	files := launch.Files{Net: s.around.net, Join: s.around.files, Binds: s.binds, Devices: devices, Tasks: s.join.Tasks, Into: s.join.Into,
 		Proc: e.facts.proc, Null: e.facts.null, Input: s.input, Log: s.log, Terminal: s.terminal}
 	for _, m := range s.root.Mounts {

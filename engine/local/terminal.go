@@ -42,11 +42,23 @@ func (s *starting) send(program *launch.Program, hooks time.Duration) error {
 	return k.StartOnTerminal(id, program, hooks, keeper.Terminal{Keepers: s.keepers, Log: s.log}, s.executed)
 }
 
-// Console implements [engine.Container].
+// Console implements [engine.Program].
 func (c *container) Console() (device string, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return fmt.Sprintf("/dev/pts/%d", c.console-1), c.console > 0
+	return consoleDevice(c.console)
+}
+
+// Console implements [engine.Program].
+func (x *exec) Console() (device string, ok bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return consoleDevice(x.console)
+}
+
+// consoleDevice is the terminal that the keeper knows by a number in /dev/pts, and one more.
+func consoleDevice(number int) (device string, ok bool) {
+	return fmt.Sprintf("/dev/pts/%d", number-1), number > 0
 }
 
 // resize changes the size of the terminal of what runs.

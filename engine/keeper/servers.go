@@ -18,8 +18,11 @@ type server struct {
 	link    *link
 	out     *outbox
 	started time.Time
-	answer  chan error // what becomes of the mount, once
-	ready   bool       // guarded by Keeper.mu
+	answer  chan error              // what becomes of the mount, once
+	served  chan struct{}           // closed when nothing that it has sent is left
+	gone    chan syscall.WaitStatus // its exit, when an upgrade waits for that
+	ready   bool                    // guarded by Keeper.mu
+	reaped  bool                    // its pid may be another process's; guarded by Keeper.mu
 }
 
 // settle says what became of the mount; only the first word counts.
@@ -41,6 +44,8 @@ type Request struct {
 	CgroupV1   string `json:"cgroup_v1,omitempty"` // names, with commas
 	LogLevel   string `json:"log_level"`
 	Again      bool   `json:"again,omitempty"` // in place of a server that has died: this is no mount
+
+	Upgrade *Reads `json:"upgrade,omitempty"` // with a program that shall take over
 }
 
 // Mount starts a server unless one runs, and returns when the mount answers or never will.
@@ -51,11 +56,15 @@ func (k *Keeper) Mount(ctx context.Context, r Request) error {
 		k.mu.Unlock()
 		return fmt.Errorf("%s is mounted already: %w", dir, syscall.EBUSY)
 	}
+	if k.upgrading {
+		k.mu.Unlock()
+		return fmt.Errorf("an upgrade is under way; try again: %w", syscall.EBUSY)
+	}
 	if k.restarting && k.ending || k.over() {
 		k.mu.Unlock()
 		return errEnding
 	}
-	k.last, k.ending = r, false
+	k.last, k.ending, k.awaited = r, false, false
 	s, err := k.startServer(r)
 	k.mu.Unlock()
 	if err != nil {
@@ -89,7 +98,8 @@ func (k *Keeper) startServer(r Request) (*server, error) {
 		l.close()
 		return nil, err
 	}
-	s := &server{pid: pid, link: l, out: newOutbox(l), started: time.Now(), answer: make(chan error, 1)}
+	s := &server{pid: pid, link: l, out: newOutbox(l), started: time.Now(), answer: make(chan error, 1),
+		served: make(chan struct{}), gone: make(chan syscall.WaitStatus, 1)}
 	k.server = s
 	for c := range k.living {
 		k.announce(s, c)
@@ -139,6 +149,7 @@ func (k *Keeper) lendClaims(s *server) error {
 
 // serve handles what one server asks for, until it is gone.
 func (k *Keeper) serve(s *server) {
+	defer close(s.served)
 	for {
 		var m message
 		text, fds, err := s.link.receive(&m)
@@ -150,21 +161,26 @@ func (k *Keeper) serve(s *server) {
 		}
 		switch m.Kind {
 		case kindStart:
-			go k.start(s, m, fds)
+			go k.admit(s, fds, func() { k.start(s, m, fds) })
 			continue
 		case kindNamespaces:
+			make := func() { k.admit(s, nil, func() { k.namespaces(s, m, text) }) }
 			if m.PID == 0 {
-				go k.namespaces(s, m, text)
+				go make()
 				break
 			}
-			k.later <- func() { k.namespaces(s, m, text) }
+			k.later <- make
 		case kindPerform:
-			go k.runInside(s, m, fds)
+			go k.admit(s, fds, func() { k.runInside(s, m, fds) })
 			continue
 		case kindResize:
 			k.resize(s, m)
 		case kindRun:
-			go k.run(s, m, fds)
+			k.enter() // at once: a start that is let in waits for it
+			go func() {
+				defer k.leave()
+				k.run(s, m, fds)
+			}()
 			continue
 		case kindInput:
 			k.holdInput(m.ID, filesOf(fds))

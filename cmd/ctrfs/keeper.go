@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -19,18 +20,21 @@ const serverSocket = 3
 
 func keeperCommand() *cobra.Command {
 	var state, level string
+	resume := -1
 	c := &cobra.Command{
 		Use:    "keeper",
 		Hidden: true,
 		Args:   cobra.NoArgs,
-		RunE:   func(*cobra.Command, []string) error { return runKeeper(state, level) },
+		RunE:   func(*cobra.Command, []string) error { return runKeeper(state, level, resume) },
 	}
 	c.Flags().StringVar(&state, "state", "", "")
 	c.Flags().StringVar(&level, "log-level", "info", "")
+	c.Flags().IntVar(&resume, "resume", resume, "")
 	return c
 }
 
-func runKeeper(state, level string) error {
+// runKeeper keeps until nothing is left to keep. resume is the descriptor of what the program before has handed over, or negative.
+func runKeeper(state, level string, resume int) error {
 	if err := undumpable(); err != nil {
 		return err
 	}
@@ -45,21 +49,15 @@ func runKeeper(state, level string) error {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGPIPE, syscall.SIGTSTP,
 		syscall.SIGTTIN, syscall.SIGTTOU)
-	for fd := keeperRunLock; fd <= keeperListener; fd++ {
-		syscall.CloseOnExec(fd)
+	var k *keeper.Keeper
+	var listener *net.UnixListener
+	if resume >= 0 {
+		k, listener, err = resumeKeeper(log, state, resume)
+	} else {
+		k, listener, err = newKeeper(log, state)
 	}
-	socket := os.NewFile(keeperListener, "control")
-	listener, err := net.FileListener(socket)
 	if err != nil {
-		return err
-	}
-	socket.Close()
-	claims, err := os.OpenFile(keeper.ClaimsFile, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return err
-	}
-	k, err := keeper.New(log, state, claims, spawnServer)
-	if err != nil {
+		log.Error("the keeper does not come up", "err", err)
 		return err
 	}
 	go k.Serve(listener)
@@ -74,6 +72,55 @@ func runKeeper(state, level string) error {
 			return nil
 		}
 	}
+}
+
+// newKeeper makes a keeper of what `ctrfs mount` has opened for it.
+func newKeeper(log *slog.Logger, state string) (*keeper.Keeper, *net.UnixListener, error) {
+	for fd := keeperRunLock; fd <= keeperListener; fd++ {
+		syscall.CloseOnExec(fd)
+	}
+	socket := os.NewFile(keeperListener, "control")
+	defer socket.Close()
+	l, err := net.FileListener(socket)
+	if err != nil {
+		return nil, nil, err
+	}
+	listener, ok := l.(*net.UnixListener)
+	if !ok {
+		return nil, nil, fmt.Errorf("the control socket is none: %w", syscall.ENOTSOCK)
+	}
+	claims, err := os.OpenFile(keeper.ClaimsFile, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, nil, err
+	}
+	k, err := keeper.New(log, state, claims, spawnServer)
+	if err != nil {
+		return nil, nil, err
+	}
+	return holding(k, state), listener, nil
+}
+
+// resumeKeeper goes on as the keeper that has executed this program.
+func resumeKeeper(log *slog.Logger, state string, fd int) (*keeper.Keeper, *net.UnixListener, error) {
+	for _, held := range []int{keeperRunLock, keeperStateLock, fd} {
+		syscall.CloseOnExec(held)
+	}
+	text := os.NewFile(uintptr(fd), "state")
+	defer text.Close()
+	k, listener, err := keeper.Resume(log, state, text, spawnServer)
+	if err != nil {
+		return nil, nil, err
+	}
+	return holding(k, state), listener, nil
+}
+
+// holding says how another program is executed in place of this one: with the same descriptors for the locks.
+func holding(k *keeper.Keeper, state string) *keeper.Keeper {
+	k.Hold([]int{keeperRunLock, keeperStateLock}, func(program *os.File, text int, level string) error {
+		argv := []string{"ctrfs", "keeper", "--state", state, "--log-level", level, "--resume", strconv.Itoa(text)}
+		return syscall.Exec(fmt.Sprintf("/proc/self/fd/%d", program.Fd()), argv, environ())
+	})
+	return k
 }
 
 // spawnServer starts a server. It is a plain child: the keeper waits for it as for every other.

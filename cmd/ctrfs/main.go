@@ -2,6 +2,7 @@
 //
 //	ctrfs mount [DIR]     mount the tree (default /ctr) and return when it answers
 //	ctrfs umount [DIR]    unmount it; --stop stops what runs, --keep leaves it running
+//	ctrfs upgrade [DIR]   have this program take the place of the one behind the mount, under what runs
 //	ctrfs run CMD         run a program in a container that is made for it, and removed afterwards
 //	ctrfs exec NAME CMD   run one more program in a container
 //	ctrfs doctor          say what this host offers to containers, and what it lacks
@@ -43,7 +44,7 @@ func main() {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(mountCommand(), umountCommand(), doctorCommand(), topCommand(), runCommand(), execCommand(), attachCommand(), versionCommand(), keeperCommand(), serverCommand())
+	root.AddCommand(mountCommand(), umountCommand(), upgradeCommand(), doctorCommand(), topCommand(), runCommand(), execCommand(), attachCommand(), versionCommand(), keeperCommand(), serverCommand())
 	err := root.Execute()
 	if status, ok := errors.AsType[exitStatus](err); ok {
 		os.Exit(int(status))

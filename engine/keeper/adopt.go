@@ -135,21 +135,25 @@ func (k *Keeper) adopt(r run) error {
 	if err != nil {
 		return err
 	}
-	watched, err := r.open()
-	if err != nil && !errors.Is(err, syscall.ESRCH) { // then it has just been reaped, and the first descriptor tells of that
-		pidfd.Close()
-		return err
-	}
-	if err != nil {
-		watched, err = dup(pidfd)
-	}
-	if err != nil {
-		pidfd.Close()
-		return err
-	}
 	c := &child{id: r.id, pid: r.pid, pidfd: pidfd, started: time.Unix(0, r.started), mark: r.mark, adopted: true, executed: true}
-	k.adopted[c] = true
+	if err := k.takeIn(c); err != nil {
+		pidfd.Close()
+		return err
+	}
 	k.log.Info("adopted what a keeper before has started", "id", m.id(), "pid", r.pid)
+	return nil
+}
+
+// takeIn begins to watch what is adopted. Nobody else uses k yet.
+func (k *Keeper) takeIn(c *child) error {
+	watched, err := k.runOf(c).open()
+	if errors.Is(err, syscall.ESRCH) { // it has just been reaped, and the descriptor that there is tells of that
+		watched, err = dup(c.pidfd)
+	}
+	if err != nil {
+		return err
+	}
+	k.adopted[c] = true
 	go k.watch(c, watched)
 	return nil
 }

@@ -164,19 +164,66 @@ func (t *terminal) name() int64 {
 	return int64(t.console.number) + 1
 }
 
-// typed passes on what is typed, until either end is closed.
-func (c *console) typed(to *os.File) {
-	if c == nil {
+// passTyped passes on what is typed, until either end is closed. What is on its way can be found at any moment: an upgrade takes it
+// along.
+func (t *terminal) passTyped() {
+	if t.console == nil {
 		return
 	}
-	chunk := make([]byte, 256)
+	in, err := t.console.master.SyscallConn()
+	if err != nil {
+		return
+	}
+	out, err := t.master.SyscallConn()
+	if err != nil {
+		return
+	}
+	var chunk [256]byte
 	for {
-		n, err := c.master.Read(chunk)
-		if err == nil {
-			_, err = to.Write(chunk[:n])
-		}
-		if err != nil {
+		if err := out.Write(t.put); err != nil || t.hungUp {
 			return
 		}
+		if err := in.Read(func(fd uintptr) bool { return t.take(fd, chunk[:]) }); err != nil || t.hungUp {
+			return
+		}
+	}
+}
+
+// put writes what was typed, and says whether that is all.
+func (t *terminal) put(fd uintptr) bool {
+	t.typing.Lock()
+	defer t.typing.Unlock()
+	for len(t.typed) > 0 {
+		n, err := unix.Write(int(fd), t.typed)
+		switch {
+		case err == unix.EAGAIN:
+			return false
+		case err == nil:
+			t.typed = t.typed[n:]
+		case err != unix.EINTR:
+			t.hungUp = true
+			return true
+		}
+	}
+	return true
+}
+
+// take reads what was typed, and says whether there was something.
+func (t *terminal) take(fd uintptr, chunk []byte) bool {
+	t.typing.Lock()
+	defer t.typing.Unlock()
+	for {
+		n, err := unix.Read(int(fd), chunk)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err == unix.EAGAIN:
+			return false
+		case err != nil || n <= 0:
+			t.hungUp = true
+		default:
+			t.typed = chunk[:n]
+		}
+		return true
 	}
 }

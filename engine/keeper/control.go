@@ -1,16 +1,20 @@
 package keeper
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // controlName is the socket in the run directory by which the command line reaches the keeper. The directory is root's
@@ -41,28 +45,58 @@ func Listen(run string) (*net.UnixListener, error) {
 }
 
 // Serve answers the command line until the listener is closed.
-func (k *Keeper) Serve(l net.Listener) {
+func (k *Keeper) Serve(l *net.UnixListener) {
 	for {
-		conn, err := l.Accept()
+		conn, err := l.AcceptUnix()
 		if err != nil {
 			return
 		}
-		go k.answer(conn)
+		go k.answer(conn, l)
 	}
 }
 
-func (k *Keeper) answer(conn net.Conn) {
+func (k *Keeper) answer(conn *net.UnixConn, l *net.UnixListener) {
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(mountLimit + time.Second))
-	var r Request
-	if err := json.NewDecoder(conn).Decode(&r); err != nil {
+	conn.SetDeadline(time.Now().Add(upgradeLimit))
+	r, program, err := receiveRequest(conn)
+	if err != nil {
 		return
 	}
-	reply := "ok"
-	if err := k.perform(r); err != nil {
-		reply = "error: " + err.Error()
+	switch {
+	case program != nil:
+		err = k.upgrade(r, program, l, conn)
+		program.Close()
+	default:
+		err = k.perform(r)
 	}
-	fmt.Fprintln(conn, strings.ReplaceAll(reply, "\n", " "))
+	reply(conn, err)
+}
+
+// reply is the one line that a request is answered with.
+func reply(conn io.Writer, err error) {
+	text := "ok"
+	if err != nil {
+		text = "error: " + err.Error()
+	}
+	fmt.Fprintln(conn, strings.ReplaceAll(text, "\n", " "))
+}
+
+// receiveRequest reads a request, and the descriptor that may come with its first byte.
+func receiveRequest(conn *net.UnixConn) (r Request, program *os.File, err error) {
+	text, oob := make([]byte, maxText), make([]byte, unix.CmsgSpace(4))
+	n, oobn, _, _, err := conn.ReadMsgUnix(text, oob)
+	if err != nil {
+		return r, nil, err
+	}
+	fds, err := passed(oob[:oobn])
+	if err != nil {
+		return r, nil, err
+	}
+	program = fileOf(fds)
+	if err = json.NewDecoder(io.MultiReader(bytes.NewReader(text[:n]), conn)).Decode(&r); err != nil && program != nil {
+		program.Close()
+	}
+	return r, program, err
 }
 
 // perform does what one request asks for.
@@ -81,14 +115,25 @@ func (k *Keeper) perform(r Request) error {
 }
 
 // Ask sends a request to the keeper of a run directory and returns when the mount answers, or why it does not.
-func Ask(r Request) error {
-	conn, err := net.Dial("unix", filepath.Join(r.Run, controlName))
+func Ask(r Request) error { return ask(r, nil, mountLimit+2*time.Second) }
+
+// ask sends a request, and a descriptor with it.
+func ask(r Request, program *os.File, limit time.Duration) error {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: filepath.Join(r.Run, controlName), Net: "unix"})
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(mountLimit + 2*time.Second))
-	switch err := json.NewEncoder(conn).Encode(r); {
+	conn.SetDeadline(time.Now().Add(limit))
+	text, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	var rights []byte
+	if program != nil {
+		rights = unix.UnixRights(int(program.Fd()))
+	}
+	switch _, _, err := conn.WriteMsgUnix(append(text, '\n'), rights, nil); {
 	case errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET): // it ended between the two calls
 		return ErrNoAnswer
 	case err != nil:

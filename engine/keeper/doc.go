@@ -37,7 +37,8 @@
 //	                 ◄── kindResized ─────────      it has that; or errno
 //	kindInput, file ──►                             what keeps a standard input open; without a file, no more
 //
-// The command line speaks to the keeper over a unix socket in the run directory, one line each way ([Request]).
+// The command line speaks to the keeper over a unix socket in the run directory, one line each way ([Request]). One of these lines
+// comes with another program, which the keeper executes in its own place, under all that it keeps (upgrade.go).
 //
 // # Failure
 //
@@ -52,5 +53,5 @@
 //
 // Keeper.mu guards everything. It is held while a server is started, so that its pid is known before it can be waited for, but
 // not during a launch, which lasts until the program runs: a child on its way is found by the pid in its image. It is never
-// held while a socket is written.
+// held while a socket is written. Whoever stops what terminals copy takes their locks after it, and that of the readers of consoles last.
 package keeper

@@ -17,9 +17,12 @@ import (
 type Keeper struct {
 	log     *slog.Logger
 	journal *journal
+	dir     string // the state directory
 	boot    string // which boot of the machine this is
 	spawn   func(server *os.File, r Request) (pid int, err error)
 	claims  *os.File // what containers hold on this machine, whoever serves them
+	held    []int    // descriptors that another program gets, too, see [Keeper.Hold]
+	execute func(program *os.File, state int, level string) error
 
 	mu         sync.Mutex
 	children   map[int]*child              // by pid; guarded by mu
@@ -34,6 +37,11 @@ type Keeper struct {
 	last       Request                     // how the server was last asked for; guarded by mu
 	emptying   int                         // terminals of those that have exited; guarded by mu
 	dog        watchdog                    // guarded by mu
+	awaited    bool                        // nobody has asked for a mount yet; guarded by mu
+	upgrading  bool                        // another program is about to take over; guarded by mu
+	busy       int                         // requests of servers on their way; guarded by mu
+	opened     sync.Cond                   // of mu: requests are let in again
+	shut       bool                        // no request is let in; guarded by mu
 	later      chan func()                 // work that nobody waits for
 	done       chan struct{}               // closed when there is nothing left to keep
 	wake       chan struct{}               // a child was made: the reaper has something to wait for
@@ -64,6 +72,11 @@ type child struct {
 // New makes a keeper whose journal is in state, and has it adopt what a keeper that died has left running. claims is the open
 // [ClaimsFile]. spawn starts a server that speaks through the given socket.
 func New(log *slog.Logger, state string, claims *os.File, spawn func(*os.File, Request) (int, error)) (*Keeper, error) {
+	return newKeeper(log, state, claims, spawn, func(_ *Keeper, runs []run) []run { return runs })
+}
+
+// newKeeper makes a keeper. restore takes what is known of the runs in the journal, and returns those that are to be adopted.
+func newKeeper(log *slog.Logger, state string, claims *os.File, spawn func(*os.File, Request) (int, error), restore func(*Keeper, []run) []run) (*Keeper, error) {
 	boot, err := bootID()
 	if err != nil {
 		return nil, err
@@ -72,13 +85,14 @@ func New(log *slog.Logger, state string, claims *os.File, spawn func(*os.File, R
 	if err != nil {
 		return nil, err
 	}
-	k := &Keeper{log: log, journal: j, boot: boot, spawn: spawn, claims: claims, children: map[int]*child{}, adopted: map[*child]bool{}, launching: map[*child]bool{}, exits: map[exitKey]message{},
+	k := &Keeper{log: log, journal: j, dir: state, boot: boot, awaited: true, spawn: spawn, claims: claims, children: map[int]*child{}, adopted: map[*child]bool{}, launching: map[*child]bool{}, exits: map[exitKey]message{},
 		pins: map[[idSize]byte][]*os.File{}, inputs: map[[idSize]byte][]*os.File{}, later: make(chan func(), 64),
 		done: make(chan struct{}), wake: make(chan struct{}, 1)}
 	for _, m := range exits {
 		k.exits[exitKey{m.ID, m.Started}] = m
 	}
-	for _, r := range runs {
+	k.opened.L = &k.mu
+	for _, r := range restore(k, runs) {
 		if err := k.adopt(r); err != nil {
 			return nil, fmt.Errorf("adopt a program that runs, pid %d: %w", r.pid, err)
 		}
@@ -86,6 +100,12 @@ func New(log *slog.Logger, state string, claims *os.File, spawn func(*os.File, R
 	go k.reap()
 	go k.takeTime()
 	return k, nil
+}
+
+// Hold names what the process has open for as long as there is a keeper, and how it executes another program, which calls [Resume]
+// with that descriptor and logs at that level. It is called before [Keeper.Serve].
+func (k *Keeper) Hold(fds []int, execute func(program *os.File, state int, level string) error) {
+	k.held, k.execute = fds, execute
 }
 
 // Done is closed when the server has unmounted and no container lives: the keeper's work is over.
@@ -124,8 +144,8 @@ func (k *Keeper) woken() {
 
 // exited records that a child is gone. k.mu is held.
 func (k *Keeper) exited(pid int, status syscall.WaitStatus) {
-	if s := k.server; s != nil && s.pid == pid {
-		s.pid = 0
+	if s := k.server; s != nil && s.pid == pid && !s.reaped {
+		s.reaped = true
 		go k.serverExited(s, status)
 		return
 	}
@@ -202,7 +222,7 @@ func (k *Keeper) over() bool {
 
 // endIfIdle ends the keeper's work when no server and no container is left. k.mu is held.
 func (k *Keeper) endIfIdle() {
-	if k.server == nil && !k.restarting && len(k.children)+len(k.adopted)+len(k.launching)+k.emptying == 0 {
+	if k.server == nil && !k.restarting && !k.awaited && !k.upgrading && len(k.children)+len(k.adopted)+len(k.launching)+k.emptying == 0 {
 		if !k.over() {
 			close(k.done)
 		}

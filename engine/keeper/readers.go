@@ -89,3 +89,10 @@ func (r *readers) take(events []byte) {
 		events = events[min(len(events), unix.SizeofInotifyEvent+int(binary.NativeEndian.Uint32(events[12:]))):]
 	}
 }
+
+// are reports whether so many consoles are watched.
+func (r *readers) are(n int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.count) == n
+}

@@ -18,11 +18,22 @@ const (
 // serverExited decides what follows the end of a server. It ends deliberately with status 0 when its mount was unmounted,
 // by whomever; everything else is a crash, after which the next one takes over.
 func (k *Keeper) serverExited(s *server, status syscall.WaitStatus) {
-	k.hearOut(s)
+	k.mu.Lock()
+	upgrading := k.upgrading
+	k.mu.Unlock()
+	if !upgrading { // which hears it out by itself, and has let in nothing new
+		k.hearOut(s)
+	}
 	k.mu.Lock()
 	s.out.close()
 	s.link.close()
 	k.server = nil
+	if k.upgrading { // which decides what follows
+		k.mu.Unlock()
+		s.settle(errUpgrading)
+		s.gone <- status
+		return
+	}
 	request := k.last
 	request.Again = true
 	if !s.ready || status.Exited() && status.ExitStatus() == 0 {
@@ -34,11 +45,18 @@ func (k *Keeper) serverExited(s *server, status syscall.WaitStatus) {
 	k.restarting = true
 	k.mu.Unlock()
 	k.log.Error("the server died; starting another", "status", describe(status))
+	k.restart(request, func(error) {})
+}
+
+// restart starts a server, again and again until one answers, and tells what became of the first. k.restarting is set.
+func (k *Keeper) restart(request Request, first func(error)) {
 	pause := time.Duration(0)
 	for {
 		time.Sleep(pause)
 		born := time.Now()
 		err := k.Mount(noDeadline, request)
+		first(err)
+		first = func(error) {}
 		if err == nil || errors.Is(err, syscall.EBUSY) || errors.Is(err, errEnding) {
 			k.mu.Lock()
 			defer k.mu.Unlock()
@@ -102,15 +120,20 @@ func describe(s syscall.WaitStatus) string {
 func (k *Keeper) End() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.ending = true
+	k.ending, k.awaited = true, false
 	if k.server == nil {
 		k.endIfIdle()
 		return
 	}
-	if k.server.pid == 0 {
-		return // it is gone, and will not be followed by another
+	k.signal(k.server, syscall.SIGTERM)
+}
+
+// signal sends a signal to a server, unless it has been waited for: then its pid may be another process's. k.mu is held.
+func (k *Keeper) signal(s *server, sig syscall.Signal) {
+	if s.reaped {
+		return
 	}
-	if err := syscall.Kill(k.server.pid, syscall.SIGTERM); err != nil { // its own child, not yet waited for: no other process has this pid
-		k.log.Error("the server cannot be asked to end", "err", err)
+	if err := syscall.Kill(s.pid, sig); err != nil {
+		k.log.Error("the server cannot be ended", "signal", sig, "err", err)
 	}
 }

@@ -16,14 +16,16 @@ import (
 
 // server is one incarnation of the server.
 type server struct {
-	pid     int // 0 once it has been waited for; guarded by Keeper.mu
+	pid     int
 	link    *link
 	out     *outbox
 	started time.Time
-	answer  chan error     // what becomes of the mount, once
-	ready   bool           // guarded by Keeper.mu
-	starts  sync.WaitGroup // launches that it has asked for
-	heard   chan struct{}  // closed when all is heard that it has said
+	answer  chan error              // what becomes of the mount, once
+	ready   bool                    // guarded by Keeper.mu
+	reaped  bool                    // its pid may be another process's; guarded by Keeper.mu
+	starts  sync.WaitGroup          // launches that it has asked for
+	heard   chan struct{}           // closed when all is heard that it has said
+	gone    chan syscall.WaitStatus // its exit, when an upgrade waits for that
 }
 
 // settle says what became of the mount; only the first word counts.
@@ -46,6 +48,8 @@ type Request struct {
 	LogLevel   string `json:"log_level"`
 	Again      bool   `json:"again,omitempty"` // in place of a server that has died: this is no mount
 	Service           // who is told that it answers
+
+	Upgrade *Reads `json:"upgrade,omitempty"` // with a program that shall take over
 }
 
 // Mount starts a server unless one runs, and returns when the mount answers or never will.
@@ -56,11 +60,15 @@ func (k *Keeper) Mount(ctx context.Context, r Request) error {
 		k.mu.Unlock()
 		return fmt.Errorf("%s is mounted already: %w", dir, syscall.EBUSY)
 	}
+	if k.upgrading {
+		k.mu.Unlock()
+		return fmt.Errorf("an upgrade is under way; try again: %w", syscall.EBUSY)
+	}
 	if k.restarting && k.ending || k.over() {
 		k.mu.Unlock()
 		return errEnding
 	}
-	k.last, k.ending = r, false
+	k.last, k.ending, k.awaited = r, false, false
 	s, err := k.startServer(r)
 	k.mu.Unlock()
 	if err != nil {
@@ -91,7 +99,8 @@ func (k *Keeper) startServer(r Request) (*server, error) {
 		l.close()
 		return nil, err
 	}
-	s := &server{pid: pid, link: l, out: newOutbox(l), started: time.Now(), answer: make(chan error, 1), heard: make(chan struct{})}
+	s := &server{pid: pid, link: l, out: newOutbox(l), started: time.Now(), answer: make(chan error, 1),
+		heard: make(chan struct{}), gone: make(chan syscall.WaitStatus, 1)}
 	k.server = s
 	for c := range k.living {
 		k.announce(s, c)
@@ -153,21 +162,26 @@ func (k *Keeper) serve(s *server) {
 		}
 		switch m.Kind {
 		case kindStart:
-			s.starts.Go(func() { k.start(s, m, fds) })
+			s.starts.Go(func() { k.admit(s, fds, func() { k.start(s, m, fds) }) })
 			continue
 		case kindNamespaces:
+			make := func() { k.admit(s, nil, func() { k.namespaces(s, m, text) }) }
 			if m.PID == 0 {
-				go k.namespaces(s, m, text)
+				go make()
 				break
 			}
-			k.later <- func() { k.namespaces(s, m, text) }
+			k.later <- make
 		case kindPerform:
-			go k.runInside(s, m, fds)
+			go k.admit(s, fds, func() { k.runInside(s, m, fds) })
 			continue
 		case kindResize:
 			k.resize(s, m)
 		case kindRun:
-			go k.run(s, m, fds)
+			k.enter() // at once: a start that is let in waits for it
+			go func() {
+				defer k.leave()
+				k.run(s, m, fds)
+			}()
 			continue
 		case kindInput:
 			k.holdInput(m.ID, filesOf(fds))

@@ -50,6 +50,23 @@ type terminal struct {
 	console *console      // nil where the host has no room for it
 	over    chan struct{} // closed when the log has everything
 	failed  func(error)   // says that the log cannot be written; the program goes on without
+
+	copying sync.Mutex // held while a chunk is on its way to log and console
+	typing  sync.Mutex // held while what was typed is read or written
+	typed   []byte     // read from the console and not written yet; guarded by typing
+	hungUp  bool       // nobody types any more; only the goroutine that passes on what is typed touches this
+}
+
+// newTerminal begins to copy.
+func (k *Keeper) newTerminal(id string, master, log *os.File, c *console, typed []byte) *terminal {
+	t := &terminal{master: master, log: log, console: c, typed: typed, over: make(chan struct{})}
+	var once sync.Once
+	t.failed = func(err error) {
+		once.Do(func() { k.log.Error("output is lost: the log cannot be written", "id", id, "err", err) })
+	}
+	go t.copy()
+	go t.passTyped()
+	return t
 }
 
 // lent are the descriptors that came for a terminal.
@@ -78,17 +95,11 @@ func (k *Keeper) openTerminal(m message, from *lent) *terminal {
 		k.log.Error("a container is without its terminal", "id", m.id(), "err", os.NewSyscallError("fcntl", err))
 		return nil
 	}
-	t := &terminal{master: os.NewFile(uintptr(master), "terminal"), log: os.NewFile(uintptr(copied), "log"), over: make(chan struct{})}
-	var once sync.Once
-	t.failed = func(err error) {
-		once.Do(func() { k.log.Error("output is lost: the log cannot be written", "id", m.id(), "err", err) })
-	}
-	if t.console, err = openConsole(); err != nil {
+	c, err := openConsole()
+	if err != nil {
 		k.log.Warn("a terminal has no console", "id", m.id(), "err", err)
 	}
-	go t.copy()
-	go t.console.typed(t.master)
-	return t
+	return k.newTerminal(m.id(), os.NewFile(uintptr(master), "terminal"), os.NewFile(uintptr(copied), "log"), c, nil)
 }
 
 // receiveMaster receives a descriptor and checks that it is the master of a terminal (5:2) in a devpts, which nothing blocks.
@@ -154,6 +165,8 @@ func (t *terminal) copy() {
 func (t *terminal) move(fd uintptr) int {
 	chunk := chunks.Get().(*[4096]byte)
 	defer chunks.Put(chunk)
+	t.copying.Lock()
+	defer t.copying.Unlock()
 	for {
 		n, err := unix.Read(int(fd), chunk[:])
 		if err == unix.EINTR {

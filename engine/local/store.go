@@ -36,6 +36,9 @@ import (
 // whole one. The file is written anew when it has grown long.
 const storeVersion = "3\n"
 
+// Stores are the versions that this program can read.
+func Stores() []string { return []string{storeVersion} }
+
 const (
 	recordMax = 64 << 10               // bytes, beyond which a record file is written anew
 	syncPause = 500 * time.Millisecond // half of what a power cut may take back

@@ -14,6 +14,7 @@ type chaosKind struct {
 	settings []string
 	stays    bool // it runs until it is ended
 	returns  bool // and is started again when it is killed
+	held     bool // by something of the keeper's, whose death may be its end
 	retries  int  // it fails, and is started again so many times
 	stop     [2]string
 }
@@ -27,12 +28,12 @@ var orderly = [2]string{"stop", "1"}
 var chaosKinds = []chaosKind{
 	{name: "short", cmd: `sh -c 'exit %d'`},
 	{name: "loop", cmd: waits, stays: true, stop: orderly},
-	{name: "tty", cmd: waits, settings: []string{"tty", "1"}, stays: true, stop: orderly},
+	{name: "tty", cmd: waits, settings: []string{"tty", "1"}, stays: true, held: true, stop: orderly},
 	{name: "init", cmd: waits, settings: []string{"init", "1"}, stays: true, stop: orderly},
 	{name: "limited", cmd: waits, settings: []string{"memory.max", "67108864", "pids.max", "20", "rootfs.mode", "volatile"}, stays: true, stop: orderly},
 	{name: "host", cmd: waits, settings: []string{"rootfs", "host"}, stays: true, stop: orderly},
-	{name: "input", cmd: `sh -c 'echo up; cat; exit %d'`, settings: []string{"stdin.open", "1"}, stays: true, stop: [2]string{"stdin.open", "0"}},
-	{name: "always", cmd: waits, settings: []string{"restart", "always"}, stays: true, returns: true, stop: orderly},
+	{name: "input", cmd: `sh -c 'echo up; cat; exit %d'`, settings: []string{"stdin.open", "1"}, stays: true, held: true, stop: [2]string{"stdin.open", "0"}},
+	{name: "returning", cmd: waits, settings: []string{"restart", "on-failure:1000"}, stays: true, returns: true, stop: orderly},
 	{name: "failing", cmd: `sh -c 'exit %d'`, settings: []string{"restart", "on-failure:2"}, retries: 2},
 }
 
@@ -54,6 +55,7 @@ type chaosSlot struct {
 	renamed int
 	exit    string // the last one
 	pid     string // of the present run
+	deaths  int64  // of keepers, when that was known
 	env     string
 }
 

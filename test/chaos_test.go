@@ -46,10 +46,11 @@ func TestChaos(t *testing.T) {
 	})
 
 	var failed atomic.Bool
+	var deaths keeperDeaths
 	over := time.Now().Add(*chaosFor)
 	workers, work := make([]*chaosWorker, chaosWorkers), sync.WaitGroup{}
 	for i := range workers {
-		w := &chaosWorker{Instance: m.Instance, number: i, busybox: busybox}
+		w := &chaosWorker{Instance: m.Instance, number: i, busybox: busybox, deaths: &deaths}
 		workers[i] = w
 		work.Go(func() {
 			for plan := newChaosPlan(seed, i); time.Now().Before(over) && !failed.Load(); {
@@ -60,9 +61,14 @@ func TestChaos(t *testing.T) {
 			}
 		})
 	}
-	killer := chaosKiller{Instance: m.Instance, random: rand.New(rand.NewPCG(seed, chaosWorkers)), keepers: *chaosKeeper, end: make(chan struct{})}
+	killer := chaosKiller{Instance: m.Instance, deaths: &deaths, random: rand.New(rand.NewPCG(seed, chaosWorkers)), keepers: *chaosKeeper, end: make(chan struct{})}
 	var killing sync.WaitGroup
-	killing.Go(killer.run)
+	killing.Go(func() {
+		if err := killer.run(); err != nil {
+			t.Errorf("-seed %d: %v", seed, err)
+			failed.Store(true)
+		}
+	})
 	work.Wait()
 	close(killer.end)
 	killing.Wait()
@@ -70,8 +76,8 @@ func TestChaos(t *testing.T) {
 	for _, w := range workers {
 		ops, broken = ops+w.ops, broken+w.broken
 	}
-	t.Logf("%d operations; %d servers and %d keepers killed; %d system calls cut off", ops, killer.servers, killer.killedKeepers, broken)
-	if killer.servers == 0 || ops < 2*chaosWorkers {
+	t.Logf("%d operations; %d servers and %d keepers killed; %d system calls cut off", ops, killer.servers, deaths.count(), broken)
+	if killer.servers == 0 || *chaosKeeper && deaths.count() == 0 || ops < 2*chaosWorkers {
 		t.Errorf("-seed %d: this was no chaos", seed)
 	}
 	if failed.Load() {
@@ -151,10 +157,11 @@ func dump(t *testing.T, m *Tree) {
 // chaosKiller kills servers.
 type chaosKiller struct {
 	*Instance
-	random                 *rand.Rand
-	keepers                bool // keepers, too
-	end                    chan struct{}
-	servers, killedKeepers int
+	random  *rand.Rand
+	keepers bool // keepers, too
+	deaths  *keeperDeaths
+	end     chan struct{}
+	servers int
 }
 
 // pause is how long a server lives: often too short for anything that takes long, and now and then longer.
@@ -166,11 +173,11 @@ func (k *chaosKiller) pause() time.Duration {
 }
 
 // run kills a server soon after it answers, again and again.
-func (k *chaosKiller) run() {
+func (k *chaosKiller) run() error {
 	for {
 		select {
 		case <-k.end:
-			return
+			return nil
 		case <-time.After(k.pause()):
 		}
 		if !k.Mounted() {
@@ -181,8 +188,8 @@ func (k *chaosKiller) run() {
 			continue
 		}
 		if k.keepers && k.random.IntN(10) == 0 {
-			if syscall.Kill(keeper, syscall.SIGKILL) == nil {
-				k.killedKeepers++
+			if err := k.killKeeper(keeper); err != nil {
+				return err
 			}
 			continue
 		}

@@ -18,6 +18,7 @@ type chaosWorker struct {
 	number  int
 	busybox string // a root
 	slots   [chaosSlots]chaosSlot
+	deaths  *keeperDeaths
 	root    *os.Root // of the mount; nil when that has died
 	broken  int      // how many system calls a dying mount has refused
 	cut     bool     // that has happened to the last one
@@ -169,9 +170,9 @@ var chaosDoes = map[string]func(w *chaosWorker, s *chaosSlot, name string, op ch
 // do does an operation.
 func (w *chaosWorker) do(op chaosOp) error {
 	w.ops++
-	name := w.name(op.slot)
 	s := &w.slots[op.slot]
-	err := chaosDoes[op.verb](w, s, name, op)
+	name := w.name(op.slot)
+	err := w.attempt(s, op)
 	if err == nil {
 		return nil
 	}
@@ -223,14 +224,15 @@ func (w *chaosWorker) configure(s *chaosSlot, name string, op chaosOp) error {
 // begin starts a program. If the mount died meanwhile, the program may have been started: then it runs, or one that exits at once is
 // simply started again.
 func (w *chaosWorker) begin(name string) error {
-	for {
+	for cut := false; ; {
 		busy := false
 		err := w.through(func(r *os.Root) error {
 			err := put(r, name+"/start", "1")
 			busy = errors.Is(err, syscall.EBUSY)
 			return err
 		}, syscall.EBUSY)
-		if err != nil || !busy {
+		cut = cut || w.cut
+		if !busy || !cut {
 			return err
 		}
 		if state, err := w.read(name + "/state"); err != nil || state == "running" {
@@ -377,6 +379,9 @@ func (w *chaosWorker) account() (names []string, err error) {
 			continue
 		}
 		names = append(names, w.name(i))
+		if e := w.recall(s, w.name(i), false); e != nil {
+			err = errors.Join(err, fmt.Errorf("worker %d, at the end: %w", w.number, e))
+		}
 		if e := w.look(s, w.name(i), chaosOp{}); e != nil {
 			err = errors.Join(err, fmt.Errorf("worker %d, at the end: %s (%s): %w", w.number, w.name(i), s.kind.name, e))
 		}

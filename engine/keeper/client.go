@@ -1,7 +1,6 @@
 package keeper
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -266,7 +265,7 @@ func (c *Client) ask(m message, text string, files []*os.File, took func(*messag
 }
 
 // errKeeperGone is the answer to whatever is asked of a keeper that has died.
-var errKeeperGone = errors.New("the keeper has died")
+var errKeeperGone = fmt.Errorf("the keeper has died: %w", syscall.EIO)
 
 // Acknowledge tells the keeper that an exit has been recorded for good.
 func (c *Client) Acknowledge(e Exit) error {

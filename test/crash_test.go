@@ -210,7 +210,7 @@ func (b *crashBench) close() error {
 			return true
 		}
 		files := openFiles(b.keeper)
-		stays = fmt.Sprintf("the keeper has %d files open, and had %d", files, b.files)
+		stays = fmt.Sprintf("the keeper has more than %d files open: %q", b.files, namesOfFiles(b.keeper))
 		return files > b.files
 	}
 	for end := time.Now().Add(Patiently(5 * time.Second)); left(); time.Sleep(10 * time.Millisecond) {

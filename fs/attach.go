@@ -11,18 +11,26 @@ import (
 
 // connect opens a FUSE connection and mounts it on dir. go-fuse could, but leaves the descriptor open across exec(2).
 func connect(dir string, o Options) (fd int, err error) {
-	fd, err = syscall.Open("/dev/fuse", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, mountError("/dev/fuse", err, "modprobe fuse, and be root")
+	if fd, err = open(); err != nil {
+		return -1, err
 	}
 	if o.Replace {
-		err = replace(fd, dir, o.Source)
+		fd, err = replace(fd, dir, o.Source)
 	} else {
 		err = attach(fd, dir, o.Source)
 	}
 	if err != nil {
 		syscall.Close(fd)
 		return -1, mountError(dir, err, "name a directory that exists, and be root with CAP_SYS_ADMIN")
+	}
+	return fd, nil
+}
+
+// open opens a connection, which can be mounted once.
+func open() (fd int, err error) {
+	fd, err = syscall.Open("/dev/fuse", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, mountError("/dev/fuse", err, "modprobe fuse, and be root")
 	}
 	return fd, nil
 }
@@ -47,16 +55,21 @@ func attach(fd int, dir, source string) error {
 
 // replace mounts a connection in place of the dead mount on dir: beneath it, and takes that away then. So there is no moment at which
 // dir is a directory of the host's, in which somebody's mkdir(2) would make one that is no container, and is hidden a moment later.
-// Before Linux 6.5 there is such a moment.
-func replace(fd int, dir, source string) error {
+// Before Linux 6.5 there is such a moment. The result is the connection that was mounted, which then is another one.
+func replace(fd int, dir, source string) (int, error) {
 	beneath := attachBeneath(fd, dir, source)
 	if err := syscall.Unmount(dir, syscall.MNT_DETACH|unmountNoFollow); err != nil {
-		return errors.Join(fmt.Errorf("the dead mount stays: %w", err), beneath)
+		return fd, errors.Join(fmt.Errorf("the dead mount stays: %w", err), beneath)
 	}
-	if beneath != nil {
-		return attach(fd, dir, source)
+	if beneath == nil {
+		return fd, nil
 	}
-	return nil
+	syscall.Close(fd) // it belongs to a mount that has found no place
+	fd, err := open()
+	if err == nil {
+		err = attach(fd, dir, source)
+	}
+	return fd, err
 }
 
 // The system calls of fsopen(2) and its relatives, whose numbers are the same on every architecture, and of their flags what is

@@ -165,7 +165,7 @@ func (k *chaosKiller) pause() time.Duration {
 	if k.random.IntN(8) == 0 {
 		return Patiently(time.Duration(1+k.random.IntN(2)) * time.Second)
 	}
-	return time.Duration(50+k.random.IntN(600)) * time.Millisecond
+	return Patiently(time.Duration(50+k.random.IntN(600)) * time.Millisecond)
 }
 
 // run kills a server soon after it answers, again and again.

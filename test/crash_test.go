@@ -38,6 +38,8 @@ var crashings = []crashing{
 	{name: "configure", prepare: created, do: "echo A=1 > c/env"},
 	{name: "configure what runs", prepare: running, do: "echo 64M > c/memory.max"},
 	{name: "open the input", prepare: created, do: "echo 1 > c/stdin.open"},
+	{name: "end the input", prepare: created + "echo 1 > c/stdin.open; echo sh -c \"'echo up; cat; exit 3'\" > c/cmd; echo 1 > c/start; until grep -q up c/log; do :; done",
+		do: "echo 0 > c/stdin.open && cat c/wait"},
 	{name: "start", prepare: created + "echo 64M > c/memory.max; echo 1 > c/stdin.open", do: "echo 1 > c/start"},
 	{name: "start again", prepare: exited + "echo always > c/restart", do: "echo 1 > c/start"},
 	{name: "start in vain", prepare: created + "echo /nothing > c/cmd", do: "! sh -c 'echo 1 > c/start'"},

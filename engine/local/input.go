@@ -143,16 +143,26 @@ func (c *container) changeInput(v *engine.View, next *engine.Config) {
 	}
 }
 
-// recoverInputs makes the FIFOs that there should be, and removes the others.
+// recoverInputs makes the FIFOs that there should be, and removes the others. An end of input that is on record is one now, if the
+// server before this one did not live to see to it.
 func (e *Engine) recoverInputs() error {
 	entries, err := os.ReadDir(e.inputDir())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	for _, entry := range entries {
-		if c := e.byID[entry.Name()]; c == nil {
+		c := e.byID[entry.Name()]
+		switch {
+		case c == nil:
 			os.Remove(filepath.Join(e.inputDir(), entry.Name()))
 			crash.Point("remove a FIFO")
+		case !c.state.Active():
+			c.endInput() // of a start that did not come to its end
+			if !c.rec.Config.Extension.StdinOpen {
+				c.dropInput()
+			}
+		case !c.rec.Config.Extension.StdinOpen:
+			c.endInput() // the keeper may not have been told
 		}
 	}
 	for _, c := range e.byID {

@@ -41,7 +41,7 @@ units:
 	$(GO) test $$($(GO) list ./... | grep -vE '/test(/security)?$$')
 
 blackbox:
-	$(GO) test -count=1 -timeout 10m -p 1 ./test ./test/security
+	$(GO) test -count=1 -timeout 15m -p 1 ./test ./test/security
 
 # Once more with the race detector in the tests, and in the ctrfs that the transcripts mount.
 race:

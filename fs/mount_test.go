@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -107,7 +108,40 @@ func (m *mounted) mount() {
 	if err != nil {
 		m.Fatal(err)
 	}
+	if err := s.poll(); err != nil {
+		m.Fatal(err)
+	}
 	m.server = s
+}
+
+// pollfd is struct pollfd, poll(2).
+type pollfd struct {
+	fd              int32
+	events, revents int16
+}
+
+// poll asks the mount for its device number and a file, and polls the file once: go-fuse answers that poll(2) is not offered, and the
+// kernel does not ask again. A test in this process that opened a file of the mount would otherwise wait for us inside epoll_ctl(2)
+// with the last processor (go-fuse, fuse/poll.go). The server itself never does that.
+func (s *Server) poll() error {
+	var st syscall.Stat_t
+	if err := syscall.Stat(s.dir, &st); err != nil {
+		return err
+	}
+	if st.Dev != s.dev {
+		return fmt.Errorf("the device is %#x, not %#x", st.Dev, s.dev)
+	}
+	fd, err := syscall.Open(filepath.Join(s.dir, "version"), syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(fd)
+	p, now := pollfd{fd: int32(fd), events: 1}, syscall.Timespec{}
+	_, _, errno := syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 func (m *mounted) unmount() {

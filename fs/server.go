@@ -7,9 +7,9 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
-	"unsafe"
 
 	"github.com/ctrfs/ctrfs/engine"
 	"github.com/hanwen/go-fuse/v2/fs"
@@ -21,6 +21,7 @@ type Options struct {
 	Version string       // the text of the version file
 	Logger  *slog.Logger // nil for slog's default
 	Source  string       // what mount(8) shows as the mount's source; "ctrfs" when empty
+	Replace bool         // what is mounted on the directory now, whose server is dead
 }
 
 // Server is a mounted tree.
@@ -52,7 +53,7 @@ func Mount(dir string, e engine.Engine, o Options) (*Server, error) {
 	if o.Source == "" {
 		o.Source = "ctrfs"
 	}
-	fd, err := attach(dir, o.Source)
+	fd, err := connect(dir, o)
 	if err != nil {
 		return nil, err
 	}
@@ -62,25 +63,10 @@ func Mount(dir string, e engine.Engine, o Options) (*Server, error) {
 		return nil, mountError(dir, err, "")
 	}
 	s.dir = dir
-	if err := s.probe(); err != nil {
+	if s.dev, err = device(dir); err != nil {
 		return nil, errors.Join(mountError(dir, err, ""), s.Unmount())
 	}
 	return s, nil
-}
-
-// attach opens a FUSE connection and mounts it. go-fuse could, but leaves the descriptor open across exec(2).
-func attach(dir, source string) (fd int, err error) {
-	fd, err = syscall.Open("/dev/fuse", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, mountError("/dev/fuse", err, "modprobe fuse, and be root")
-	}
-	data := fmt.Sprintf("fd=%d,rootmode=%o,user_id=%d,group_id=%d,max_read=%d,allow_other,default_permissions",
-		fd, syscall.S_IFDIR, os.Geteuid(), os.Getegid(), maxRead)
-	if err := syscall.Mount(source, dir, "fuse.ctrfs", mountFlags, data); err != nil {
-		syscall.Close(fd)
-		return -1, mountError(dir, err, "name a directory that exists, and be root with CAP_SYS_ADMIN")
-	}
-	return fd, nil
 }
 
 // mountError names what could not be mounted, and keeps the errno for a program's exit status.
@@ -129,33 +115,29 @@ func (w wire) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Re
 // nobody is (uid_t)-1, which no process has.
 const nobody = math.MaxUint32
 
-// pollfd is struct pollfd, poll(2).
-type pollfd struct {
-	fd              int32
-	events, revents int16
+// device reads the device number of what is mounted on dir, from proc_pid_mountinfo(5). To ask the mount itself would be the end of a
+// server that is killed meanwhile: a thread that waits for an answer cannot die, and the connection stays open as long as it lives.
+func device(dir string) (uint64, error) {
+	table, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return 0, err
+	}
+	dev, err := uint64(0), error(syscall.ENOENT)
+	for line := range strings.Lines(string(table)) {
+		var major, minor uint64
+		fields := strings.Fields(line)
+		if len(fields) < 5 || unescaped.Replace(fields[4]) != dir {
+			continue
+		}
+		if _, e := fmt.Sscanf(fields[2], "%d:%d", &major, &minor); e == nil {
+			dev, err = minor&0xff|major<<8|(minor&^0xff)<<12, nil // makedev(3); the last line is about what lies on top
+		}
+	}
+	return dev, err
 }
 
-// probe asks the mount for its device number and a file, and polls the file once: go-fuse answers that poll(2) is not
-// offered, and the kernel does not ask again. A Go program in this process that opened a file of the mount would otherwise
-// wait for us inside epoll_ctl(2) with the last processor (go-fuse, fuse/poll.go).
-func (s *Server) probe() error {
-	var st syscall.Stat_t
-	if err := syscall.Stat(s.dir, &st); err != nil {
-		return err
-	}
-	s.dev = st.Dev
-	fd, err := syscall.Open(filepath.Join(s.dir, "version"), syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer syscall.Close(fd)
-	p, now := pollfd{fd: int32(fd), events: 1}, syscall.Timespec{}
-	_, _, errno := syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
-	if errno != 0 {
-		return errno
-	}
-	return nil
-}
+// unescaped undoes what the kernel does to the names in that file.
+var unescaped = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
 // Wait returns when the tree has been unmounted, by whomever; a copy in another mount namespace is a mount, too.
 func (s *Server) Wait() { s.fuse.Wait() }

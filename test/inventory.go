@@ -165,6 +165,17 @@ func openFiles(pid int) int {
 	return len(fds)
 }
 
+// namesOfFiles says what the descriptors of a process are, sorted.
+func namesOfFiles(pid int) (names []string) {
+	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	for _, fd := range fds {
+		name, _ := os.Readlink(fd)
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
 // ownerless returns something that belongs to a container, of an instance that has none; empty when there is nothing.
 func (i *Instance) ownerless() string {
 	for _, pattern := range []string{i.State + "/containers/*/*", i.State + "/trash/*", i.State + "/*.new", i.Run + "/stdin/*", i.Run + "/starting",

@@ -23,7 +23,7 @@ const (
 	waitersMemory = 20 << 20
 	waitersSlower = 1.2
 	waitersLate   = 100 * time.Millisecond
-	waitersSlack  = 10
+	waitersSlack  = 20
 )
 
 // TestWaiters: two thousand readers wait for the ends of ten containers. That costs the server little memory and others no time, and

@@ -95,8 +95,8 @@ func open(r keeper.Request, log *slog.Logger, client *keeper.Client, account kee
 	if err != nil {
 		return nil, nil, err
 	}
-	detachDead(r.Dir, source(r.Run), log)
-	tree, err := fs.Mount(r.Dir, e, fs.Options{Version: versionText(), Logger: log, Source: source(r.Run)})
+	dead := detachDead(r.Dir, source(r.Run), log)
+	tree, err := fs.Mount(r.Dir, e, fs.Options{Version: versionText(), Logger: log, Source: source(r.Run), Replace: dead})
 	if err != nil {
 		e.Close()
 		return nil, nil, err
@@ -110,20 +110,25 @@ func names(list string) []string {
 	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' })
 }
 
-// detachDead takes away the mounts that servers of this run directory have left on dir: they died, or this one would not
-// hold the lock. Asking the mount itself would not do, since the kernel answers stat(2) from its cache.
-func detachDead(dir, source string, log *slog.Logger) {
+// detachDead takes away the mounts that servers of this run directory have left on dir, but for the last one, which is to be replaced,
+// and says whether there is one: they died, or this one would not hold the lock. Asking the mount itself would not do, since the
+// kernel answers stat(2) from its cache.
+func detachDead(dir, source string, log *slog.Logger) (one bool) {
 	mounts, err := mountsOn(dir)
 	if err != nil {
 		log.Error("dead mounts cannot be looked for", "err", err)
-		return
+		return false
 	}
 	for i := len(mounts) - 1; i >= 0 && mounts[i].Source == source; i-- {
+		if i == 0 || mounts[i-1].Source != source {
+			return true
+		}
 		if err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
 			log.Error("a dead mount stays", "dir", dir, "err", err)
-			return
+			return false
 		}
 	}
+	return false
 }
 
 // serve waits for the end, which has three causes: somebody unmounted the tree, somebody asked the server to end, or the

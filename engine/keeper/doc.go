@@ -45,6 +45,9 @@
 // A container with init exits as a shell would whose program a signal has ended; then the keeper finds the signal in its name
 // (init.go), and that is the exit.
 //
+// A server that dies is heard out: what it has said is done, and launches that it wanted have come to their end, or are ended after a
+// second, before the next server is told what lives. A program that began to run later would be nobody's.
+//
 // An exit is in the journal before anyone is told, and counts until the server has acknowledged it. So is a run before its start is
 // answered. If the keeper dies, containers live on without it, but for what it held (terminals are hung up); the next keeper finds the
 // journal and adopts them (adopt.go).

@@ -169,11 +169,20 @@ func (i input) remake() {
 	}
 }
 
-// recall is what a new server does. That of a program whose keeper has died is held again, unless it has been closed: who has
+// recall is what a new server does about one. there says that it has a FIFO. An end of input that is on record is one now, if the
+// server before did not live to see to it. That of a program whose keeper has died is held again, unless it has been closed: who has
 // read then has found the end, but need not have ended.
-func (i input) recall(adopted bool) {
-	i.remake()
-	if !adopted {
+func (i input) recall(open, active, there, adopted bool) {
+	if there && !(open && active) { // the keeper may not have been told, or a start did not come to its end
+		i.finish()
+	}
+	switch {
+	case open:
+		i.remake()
+	case there && !active:
+		i.drop()
+	}
+	if !open || !adopted {
 		return
 	}
 	if err := i.hold(); err != nil && !errors.Is(err, syscall.ENXIO) && !errors.Is(err, fs.ErrNotExist) {
@@ -187,29 +196,28 @@ func (e *Engine) recoverInputs(account keeper.Account) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	there := map[string]bool{} // and nobody's, as long as it is not asked for
+	for _, entry := range entries {
+		there[filepath.Join(e.inputDir(), entry.Name())] = true
+	}
 	adopted := map[string]bool{}
 	for _, r := range account.Running {
 		adopted[r.ID] = r.Adopted
 	}
-	known := map[string]bool{}
-	recall := func(i input, open bool) bool {
-		known[i.file] = true
-		if open {
-			i.recall(adopted[i.key])
-		}
-		return open
+	recall := func(i input, open, active bool) (reads bool) {
+		i.recall(open, active, there[i.file], adopted[i.key])
+		delete(there, i.file)
+		return open && active
 	}
 	for _, c := range e.byID {
-		c.reads = recall(c.input(), c.rec.Config.Extension.StdinOpen) && c.state.Active()
+		c.reads = recall(c.input(), c.rec.Config.Extension.StdinOpen, c.state.Active())
 		for _, x := range c.execs.list() {
-			x.reads = recall(x.input(), x.rec.StdinOpen) && x.state.Active()
+			x.reads = recall(x.input(), x.rec.StdinOpen, x.state.Active())
 		}
 	}
-	for _, entry := range entries {
-		if file := filepath.Join(e.inputDir(), entry.Name()); !known[file] {
-			os.Remove(file)
-			crash.Point("remove a FIFO")
-		}
+	for file := range there {
+		os.Remove(file)
+		crash.Point("remove a FIFO")
 	}
 	return nil
 }

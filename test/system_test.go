@@ -30,19 +30,50 @@ func TestSystemBoots(t *testing.T) {
 	m.powerOff("Exiting container.")
 }
 
-// verifyUnit has systemd read the unit of examples/. One that is older than the newest option says that it ignores it.
-func (m *Tree) verifyUnit() {
+// unitMounts show a system the unit of examples/, and the program.
+func (m *Tree) unitMounts(unit string) string {
 	m.T.Helper()
 	dir, err := filepath.Abs("../examples/service")
 	if err != nil {
 		m.T.Fatal(err)
 	}
-	m.Write("s/mounts", dir+" /run/unit none bind,ro,x-mount.mkdir\n"+m.Binary+" /usr/bin/ctrfs none bind,ro,x-mount.mkdir")
+	return dir + "/ctrfs.service " + unit + " none bind,ro,x-mount.mkdir\n" + m.Binary + " /usr/bin/ctrfs none bind,ro,x-mount.mkdir"
+}
+
+// verifyUnit has systemd read the unit of examples/. One that is older than the newest option says that it ignores it.
+func (m *Tree) verifyUnit() {
+	m.T.Helper()
+	m.Write("s/mounts", m.unitMounts("/run/unit/ctrfs.service"))
 	for line := range strings.Lines(m.inSystem("systemd-analyze", "verify", "--man=no", "/run/unit/ctrfs.service")) {
 		if !strings.Contains(line, "'DelegateSubgroup' in section [Service], ignoring") {
 			m.T.Errorf("systemd on the unit: %s", line)
 		}
 	}
+}
+
+// The unit does what it says, in a system that may do all that root may: the keeper is the main process, and is replaced when it is
+// killed; stopping leaves nothing.
+func TestSystemUnit(t *testing.T) {
+	m := bootDebian(t, func(m *Tree) {
+		m.Sh("cd s; echo 'user host' > namespaces; echo all > caps; echo unconfined > seccomp; echo 0 > no_new_privs; echo 'c 10:229 rwm /dev/fuse' >> devices")
+		m.Write("s/mounts", m.unitMounts("/etc/systemd/system/ctrfs.service"))
+	})
+	main := func() string { return m.inSystem("systemctl", "show", "-P", "MainPID", "ctrfs") }
+	m.inSystem("systemctl", "start", "ctrfs")
+	first := main()
+	if got := m.inSystem("sh", "-c", "cat /proc/"+first+"/comm; systemctl is-active ctrfs; head -c 6 /ctr/version; cat /proc/"+first+"/cgroup | grep ^0"); got != "ctrfs-keeper\nactive\nctrfs 0::/system.slice/ctrfs.service" {
+		t.Errorf("the main process is %s: %q", first, got)
+	}
+	m.inSystem("kill", "-9", first)
+	Eventually(t, "another one takes its place", 20*time.Second, func() bool {
+		second := main()
+		return second != first && second != "0" && m.inSystem("sh", "-c", "systemctl is-active ctrfs || true") == "active"
+	})
+	m.inSystem("systemctl", "stop", "ctrfs")
+	if got := m.inSystem("sh", "-c", "systemctl is-active ctrfs; ls /ctr; ls -d /sys/fs/cgroup/system.slice/ctrfs.service 2> /dev/null; pgrep ctrfs-; true"); got != "inactive" {
+		t.Errorf("after its stop there is %q", got)
+	}
+	m.powerOff("Halting system.") // by the kernel, which it may ask
 }
 
 // What a system has made for itself goes with it: it boots again, also with another program that arranges nothing.
@@ -59,8 +90,10 @@ func TestSystemAgain(t *testing.T) {
 	}
 }
 
-// bootDebian boots the tests' Debian, without the servers in it, in the container s.
-func bootDebian(t *testing.T) *Tree {
+// bootDebian boots the tests' Debian, without the servers in it, in the container s. prepare sets
+// what is special about it.
+func bootDebian(t *testing.T, prepare ...func(m *Tree)) *Tree {
+	t.Helper()
 	root, err := DebianRoot()
 	Require(t, err)
 	m := MountFor(t)
@@ -71,6 +104,9 @@ func bootDebian(t *testing.T) *Tree {
 	m.Write("s/cmd", "/sbin/init systemd.mask=nginx.service systemd.mask=postgresql.service systemd.mask=redis-server.service")
 	m.Write("s/tty", "1")
 	m.Write("s/stop.timeout", "600")
+	for _, f := range prepare {
+		f(m)
+	}
 	m.Write("s/start", "1")
 	state := ""
 	Eventually(t, "it is up", 60*time.Second, func() bool {

@@ -37,7 +37,8 @@
 //	                 ◄── kindResized ─────────      it has that; or errno
 //	kindInput, file ──►                             what keeps a standard input open; without a file, no more
 //
-// The command line speaks to the keeper over a unix socket in the run directory, one line each way ([Request]).
+// The command line speaks to the keeper over a unix socket in the run directory, one line each way ([Request]). Where a service
+// manager has started that, the keeper tells it that the mount answers, and then that all is well ([Service]).
 //
 // # Failure
 //

@@ -48,6 +48,27 @@ func (g *Group) Delegate(uid, gid int) error {
 	return home.chown(leaf, uid, gid)
 }
 
+// entranceName is the group below a leaf that takes those who cannot be in the leaf itself. A service manager leaves it alone.
+const entranceName = "_exec"
+
+// entrance returns the v2 group in which another process of the group's begins: the leaf, unless whoever it is delegated to has
+// handed controllers down from there, which the kernel allows no process beside.
+func (g *Group) entrance(y *hierarchy) (string, error) {
+	leaf := g.own(y)
+	if leaf == g.path {
+		return leaf, nil
+	}
+	text, err := g.top(y).read(path.Join(leaf, "cgroup.subtree_control"))
+	if err != nil || strings.TrimSpace(text) == "" {
+		return leaf, err
+	}
+	below := path.Join(leaf, entranceName)
+	if err := g.top(y).mkdir(below); err != nil && !errors.Is(err, unix.EEXIST) {
+		return "", err
+	}
+	return below, nil
+}
+
 // chown gives a file or a group to a user.
 func (d dir) chown(rel string, uid, gid int) error {
 	if err := unix.Fchownat(d.fd, rel, uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {

@@ -65,6 +65,16 @@ func TestDelegate(t *testing.T) {
 				t.Errorf("cgroup.stat %v", got)
 			}
 		}
+		for controller := range strings.FieldsSeq(read(t, g, "cgroup.controllers")) { // those that nothing is enabled of yet
+			if os.WriteFile(path.Join(leaf, "cgroup.subtree_control"), []byte("+"+controller), 0) != nil {
+				continue
+			}
+			late := spawn(t, g, "exec sleep 100").Process.Pid
+			if at, ok, err := tree.Where(late); at != "a" || !ok || err != nil {
+				t.Errorf("with %s handed down, another one is in %q, %v, %v", controller, at, ok, err)
+			}
+			break
+		}
 		if err := g.Kill(); err != nil {
 			t.Fatal(err)
 		}

@@ -38,8 +38,13 @@ func (g *Group) Join() (*Join, error) {
 			continue
 		}
 		name, flags := path.Join(at, "tasks"), unix.O_WRONLY
+		var err error
 		if y.unified {
-			name, flags = g.own(y), unix.O_RDONLY|unix.O_DIRECTORY
+			flags = unix.O_RDONLY | unix.O_DIRECTORY
+			if name, err = g.entrance(y); err != nil {
+				j.Close()
+				return nil, err
+			}
 		}
 		fd, err := g.top(y).open(name, flags)
 		if err != nil {

@@ -38,7 +38,8 @@
 //	kindInput, file ──►                             what keeps a standard input open; without a file, no more
 //
 // The command line speaks to the keeper over a unix socket in the run directory, one line each way ([Request]). One of these lines
-// comes with another program, which the keeper executes in its own place, under all that it keeps (upgrade.go).
+// comes with another program, which the keeper executes in its own place, under all that it keeps (upgrade.go). Where a service
+// manager has started that, the keeper tells it that the mount answers, and then that all is well ([Service]).
 //
 // # Failure
 //

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"syscall"
 	"time"
 )
 
@@ -78,8 +79,9 @@ func (k *Keeper) guard(s Service, stop <-chan struct{}) {
 	}
 }
 
-// healthy asks the server whether it is there, and reports whether it answered the question before that one in time. A keeper
-// without a server is well as long as nobody wants one.
+// healthy asks the server whether it is there, and reports whether it answered the question before that one in time. One that did
+// not is killed, and followed by another: whoever replaced the keeper would still find it in the way. A keeper without a server is
+// well as long as nobody wants one.
 func (k *Keeper) healthy(limit time.Duration) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -88,6 +90,10 @@ func (k *Keeper) healthy(limit time.Duration) bool {
 		return !k.restarting
 	}
 	recently := time.Since(k.dog.heard) < limit
+	if !recently && s.ready {
+		k.log.Error("the server does not answer; killing it", "pid", s.pid, "since", k.dog.heard)
+		syscall.Kill(s.pid, syscall.SIGKILL) // its own child, not yet waited for: no other process has this pid
+	}
 	if !k.dog.asked { // one that does not read shall not find a heap of them
 		k.dog.asked = true
 		s.out.put(message{Kind: kindReady})

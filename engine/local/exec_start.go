@@ -132,7 +132,9 @@ func (c *container) freezing() bool {
 
 func (s *entering) close() {
 	closeFiles([]*os.File{s.host.pidfd, s.log, s.terminal, s.keepers})
-	s.x.input().close(s.input, s.begun)
+	if s.input != nil { // else it may be no exec's: a look at a container's health is none
+		s.x.input().close(s.input, s.begun)
+	}
 	if s.around != nil {
 		s.around.close()
 	}

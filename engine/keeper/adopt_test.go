@@ -164,6 +164,48 @@ func fifo(t *testing.T, name string) string {
 	return name
 }
 
+// TestAdoptIsNotIdle: a keeper whose adopted program ends before anybody has asked for a mount goes on.
+func TestAdoptIsNotIdle(t *testing.T) {
+	dir := t.TempDir()
+	j, _, _, err := openJournal(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := runOfPid(t, "c", orphan(t, "read x < "+fifo(t, dir+"/go")))
+	if err := j.begin(r); err != nil {
+		t.Fatal(err)
+	}
+	claims, err := os.Create(filepath.Join(t.TempDir(), "claims"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := New(slog.New(slog.DiscardHandler), dir, claims, func(*os.File, Request) (int, error) { return 0, syscall.ECANCELED })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/go", []byte("go\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		k.mu.Lock()
+		n := len(k.exits)
+		k.mu.Unlock()
+		if n == 1 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("the exit is not noticed")
+		}
+	}
+	if k.over() {
+		t.Error("it has ended before it was asked for a mount")
+	}
+	k.End()
+	if !k.over() {
+		t.Error("it does not end when it is asked to")
+	}
+}
+
 // dialNew makes a keeper and plays its server.
 func dialNew(t *testing.T, state string) (*Client, Account) {
 	t.Helper()

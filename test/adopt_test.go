@@ -104,7 +104,8 @@ func TestKillKeeper(t *testing.T) {
 	}
 	m.Write("frozen/kill", "KILL")
 	m.wantExit("frozen", "137")
-	m.killServer() // whose successor is told of what was adopted as well
+	m.killServer() // whose successor is told of what was adopted as well, and so is another program
+	m.upgrade()
 	m.Write("plain/nested/stop", "1")
 	m.wantExit("plain/nested", "137")
 	m.Write("plain/stop", "1")

@@ -189,6 +189,7 @@ func (m *Tree) afterUpgrade(console, feed *os.File, waits *exec.Cmd, pod string)
 		Eventually(t, "all that was fed is read", 5*time.Second, func() bool { return m.Read("fed/log") == "before 0\nafter 0\nbefore 1\nafter 1" })
 	}
 	feed.Close()
+	time.Sleep(200 * time.Millisecond) // it would end, if it could
 	if got := m.Read("fed/state"); got != "running" {
 		t.Errorf("fed: %s, although its input has not ended", got)
 	}
@@ -220,14 +221,19 @@ func (m *Tree) afterUpgrade(console, feed *os.File, waits *exec.Cmd, pod string)
 // What is written on a terminal and what is typed there comes through whole, however often the programs are replaced meanwhile.
 func TestUpgradeLosesNothing(t *testing.T) {
 	m := MountFor(t)
-	const lines = 20000
-	m.Start("c", fmt.Sprintf(`sh -c 'stty raw -echo; echo ready; i=0; while [ $i -lt %d ]; do i=$((i+1)); echo $i; done; head -c 60000 | md5sum; exit 3'`, lines), "tty", "1")
+	const lines = 500000
+	m.Start("c", fmt.Sprintf(`sh -c 'stty raw -echo; echo ready; seq %d; head -c 60000 | md5sum; exit 3'`, lines), "tty", "1")
 	console, seen := m.consoleOf("c")
 	Eventually(t, "it is ready", 5*time.Second, func() bool { return strings.Contains(m.Read("c/log"), "ready\n1\n") })
 	typed := bytes.Repeat([]byte("0123456789abcde\n"), 60000/16)
 	go console.Write(typed)
-	for range 5 {
+	for writing := true; writing; {
 		m.upgrade()
+		info, err := os.Stat(m.Dir + "/c/log")
+		if err != nil {
+			t.Fatal(err)
+		}
+		writing = info.Size() < lines*6
 	}
 	if got := m.Read("c/wait"); got != "3" {
 		t.Errorf("exit %s", got)

@@ -9,7 +9,8 @@ import (
 )
 
 // program returns this program as something that can be executed and that nobody can ever write to: a sealed copy in memory,
-// memfd_create(2). Keeper and servers run from it, the latter because the keeper starts them from its own /proc/self/exe.
+// memfd_create(2). Keeper and servers run from it, the latter because the keeper starts them from its own /proc/self/exe. An upgrade
+// sends the keeper another one, which it takes only if it is sealed.
 //
 // The one process that shows a container this program is a child on its way to its own: its /proc/self/exe. Runtimes have
 // been overwritten by that way (CVE-2019-5736), and by others that led to the file on the disk. The copy has no path, is on no

@@ -62,14 +62,15 @@ func (k *Keeper) answer(conn *net.UnixConn, l *net.UnixListener) {
 	if err != nil {
 		return
 	}
-	switch {
-	case program != nil:
+	k.count(&k.answering, 1)
+	if program != nil || r.Upgrade != nil {
 		err = k.upgrade(r, program, l, conn)
 		program.Close()
-	default:
+	} else {
 		err = k.perform(r)
 	}
 	reply(conn, err)
+	k.count(&k.answering, -1)
 }
 
 // reply is the one line that a request is answered with.

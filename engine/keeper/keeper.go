@@ -40,6 +40,7 @@ type Keeper struct {
 	awaited    bool                        // nobody has asked for a mount yet; guarded by mu
 	upgrading  bool                        // another program is about to take over; guarded by mu
 	busy       int                         // requests of servers on their way; guarded by mu
+	answering  int                         // requests of the command line on their way; guarded by mu
 	opened     sync.Cond                   // of mu: requests are let in again
 	shut       bool                        // no request is let in; guarded by mu
 	later      chan func()                 // work that nobody waits for

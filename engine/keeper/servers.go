@@ -177,9 +177,9 @@ func (k *Keeper) serve(s *server) {
 		case kindResize:
 			k.resize(s, m)
 		case kindRun:
-			k.enter() // at once: a start that is let in waits for it
+			k.count(&k.busy, 1) // at once: a start that is let in waits for it
 			go func() {
-				defer k.leave()
+				defer k.count(&k.busy, -1)
 				k.run(s, m, fds)
 			}()
 			continue

@@ -55,17 +55,11 @@ func Upgrade(run string, program *os.File, stores []string) error {
 	return ask(Request{Run: run, Upgrade: &Reads{Keepers: stateReads, Stores: stores}}, program, upgradeLimit+2*time.Second)
 }
 
-// enter counts a request that is on its way.
-func (k *Keeper) enter() {
+// count counts what is on its way.
+func (k *Keeper) count(what *int, more int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.busy++
-}
-
-func (k *Keeper) leave() {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.busy--
+	*what += more
 }
 
 // admit does what a server has asked for, but not on the eve of an upgrade: then it waits, and is forgotten with its server.
@@ -82,7 +76,7 @@ func (k *Keeper) admit(s *server, fds []int, do func()) {
 	}
 	k.busy++
 	k.mu.Unlock()
-	defer k.leave()
+	defer k.count(&k.busy, -1)
 	do()
 }
 
@@ -113,7 +107,8 @@ func (k *Keeper) upgrade(r Request, program *os.File, l *net.UnixListener, asker
 	}
 	request := k.last
 	request.Again = true
-	if k.restarting = !errors.Is(err, errEnding) && !k.ending; k.restarting {
+	if k.server == nil && !k.ending && !errors.Is(err, errEnding) {
+		k.restarting = true
 		go k.restart(request, func(error) {})
 	}
 	k.endIfIdle()
@@ -191,7 +186,8 @@ func (k *Keeper) idle() bool {
 	return k.quiet()
 }
 
-// quiet reports whether nothing is on its way: no launch, and no terminal of one that has exited. k.mu is held.
+// quiet reports whether nothing is on its way: no launch, no terminal of one that has exited, and no request but this one, whose
+// asker would take the end of the connection for that of the keeper. k.mu is held.
 func (k *Keeper) quiet() bool {
 	consoles := 0
 	for c := range k.living {
@@ -199,7 +195,7 @@ func (k *Keeper) quiet() bool {
 			consoles++
 		}
 	}
-	return k.busy+len(k.launching)+k.emptying == 0 && consoleReaders.are(consoles)
+	return k.busy+len(k.launching)+k.emptying == 0 && k.answering == 1 && consoleReaders.are(consoles)
 }
 
 // replace executes the program. It returns when it has failed, and then everything goes on.

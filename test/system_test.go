@@ -71,6 +71,11 @@ func TestSystemUnit(t *testing.T) {
 		second := main()
 		return second != first && second != "0" && m.inSystem("sh", "-c", "systemctl is-active ctrfs || true") == "active"
 	})
+	before := main()
+	m.inSystem("systemctl", "reload", "ctrfs")
+	if got := main() + m.inSystem("sh", "-c", "systemctl is-active ctrfs; head -c 6 /ctr/version"); got != before+"active\nctrfs " {
+		t.Errorf("after an upgrade of %s: %s", before, got)
+	}
 	m.inSystem("systemctl", "stop", "ctrfs")
 	if got := m.inSystem("sh", "-c", "systemctl is-active ctrfs; ls /ctr; ls -d /sys/fs/cgroup/system.slice/ctrfs.service 2> /dev/null; pgrep ctrfs-; true"); got != "inactive" {
 		t.Errorf("after its stop there is %q", got)

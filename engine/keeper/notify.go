@@ -92,7 +92,7 @@ func (k *Keeper) healthy(limit time.Duration) bool {
 	recently := time.Since(k.dog.heard) < limit
 	if !recently && s.ready {
 		k.log.Error("the server does not answer; killing it", "pid", s.pid, "since", k.dog.heard)
-		syscall.Kill(s.pid, syscall.SIGKILL) // its own child, not yet waited for: no other process has this pid
+		k.signal(s, syscall.SIGKILL)
 	}
 	if !k.dog.asked { // one that does not read shall not find a heap of them
 		k.dog.asked = true

@@ -176,6 +176,7 @@ func Resume(log *slog.Logger, dir string, text *os.File, spawn func(*os.File, Re
 	asker := takeOver(s.Asker, "asker")
 	request := s.Last
 	request.Again = true
+	k.attend(request.Service)
 	go k.restart(request, func(err error) {
 		reply(asker, err)
 		asker.Close()

@@ -42,7 +42,7 @@ type Reads struct {
 // Times of an upgrade.
 const (
 	drainLimit   = 25 * time.Second // for what is on its way, which is bounded by launchLimit but for hooks
-	stopLimit    = 5 * time.Second  // for a log on a disk that does not answer
+	stopLimit    = 5 * time.Second  // for a server, or a log, on a disk that does not answer
 	upgradeLimit = drainLimit + 2*stopLimit + mountLimit
 	drainPause   = 2 * time.Millisecond
 )
@@ -102,9 +102,6 @@ func (k *Keeper) upgrade(r Request, program *os.File, l *net.UnixListener, asker
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.letIn()
-	if k.server != nil {
-		return err
-	}
 	request := k.last
 	request.Again = true
 	if k.server == nil && !k.ending && !errors.Is(err, errEnding) {
@@ -123,7 +120,12 @@ func (k *Keeper) endServer(s *server) error {
 	k.mu.Lock()
 	k.signal(s, syscall.SIGKILL)
 	k.mu.Unlock()
-	status := <-s.gone
+	var status syscall.WaitStatus
+	select {
+	case status = <-s.gone:
+	case <-time.After(stopLimit):
+		return fmt.Errorf("the server does not end; it is in a system call, see its stack in /proc/%d: %w", s.pid, syscall.EBUSY)
+	}
 	<-s.heard
 	if status.Exited() && status.ExitStatus() == 0 {
 		return errEnding

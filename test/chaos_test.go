@@ -62,7 +62,7 @@ func TestChaos(t *testing.T) {
 			}
 		})
 	}
-	killer := chaosKiller{Instance: m.Instance, deaths: &deaths, random: rand.New(rand.NewPCG(seed, chaosWorkers)), keepers: *chaosKeeper, end: make(chan struct{})}
+	killer := chaosKiller{Instance: m.Instance, deaths: &deaths, random: rand.New(rand.NewPCG(seed, chaosWorkers)), keepers: *chaosKeeper, over: over, end: make(chan struct{})}
 	var killing sync.WaitGroup
 	killing.Go(func() {
 		if err := killer.run(); err != nil {
@@ -163,6 +163,7 @@ type chaosKiller struct {
 	random  *rand.Rand
 	keepers bool // keepers, too
 	deaths  *keeperDeaths
+	over    time.Time // until when; so that whoever waits for something finds in the end that it does not come
 	end     chan struct{}
 	servers int
 }
@@ -190,7 +191,7 @@ func (k *chaosKiller) run() error {
 		if err != nil {
 			continue
 		}
-		if k.keepers && k.random.IntN(10) == 0 {
+		if k.keepers && time.Now().Before(k.over) && k.random.IntN(10) == 0 {
 			if err := k.killKeeper(keeper); err != nil {
 				return err
 			}

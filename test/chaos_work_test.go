@@ -284,7 +284,7 @@ func (w *chaosWorker) stop(s *chaosSlot, name string, op chaosOp) error {
 	}
 	cut := w.cut
 	exit, err := w.read(name + "/wait")
-	if err == nil && exit == "137" && s.kind.returns && cut {
+	if err == nil && exit == "137" && s.kind.returns && (cut || w.deaths.count() > 0) {
 		// The first stop was cut off before it was noted, and a restart followed the exit. The second one came before that program
 		// knew what to do with it.
 		s.exit = exit
@@ -293,6 +293,10 @@ func (w *chaosWorker) stop(s *chaosSlot, name string, op chaosOp) error {
 }
 
 func (w *chaosWorker) kill(s *chaosSlot, name string, op chaosOp) error {
+	said, err := w.read(name + "/log")
+	if err != nil {
+		return err
+	}
 	if err := w.write(name+"/kill", "KILL", syscall.EBUSY); err != nil {
 		return err
 	}
@@ -303,7 +307,11 @@ func (w *chaosWorker) kill(s *chaosSlot, name string, op chaosOp) error {
 		}
 		// What a program before it has said is in the log, too. Until it is ready it does not hear what it is told.
 		times, err := w.status(name, "restarts")
-		if n, _ := strconv.Atoi(times); err == nil {
+		n, _ := strconv.Atoi(times)
+		if w.deaths.count() > 0 { // and some may have ended before they could say it
+			n = strings.Count(said, "up")
+		}
+		if err == nil {
 			err = w.until(name+"/log", func(text string) bool { return strings.Count(text, "up") > n })
 		}
 		return errors.Join(err, w.ready(s, name))

@@ -116,8 +116,8 @@ func (k *Keeper) runs() (runs []run) {
 	return runs
 }
 
-// adopt takes in what an earlier keeper has started, or notes that it has ended meanwhile. Nobody else uses k yet. An error is about
-// this keeper, and says nothing of the program.
+// adopt takes in what an earlier keeper has started, or notes that it has ended meanwhile. An error is about this keeper, and says
+// nothing of the program. k.mu is held.
 func (k *Keeper) adopt(r run) error {
 	m := message{Kind: kindExit, ID: r.id, PID: int32(r.pid), Started: r.started, Finished: max(time.Now().UnixNano(), r.started)}
 	if r.boot != k.boot {
@@ -144,7 +144,7 @@ func (k *Keeper) adopt(r run) error {
 	return nil
 }
 
-// takeIn begins to watch what is adopted. Nobody else uses k yet.
+// takeIn begins to watch what is adopted. k.mu is held.
 func (k *Keeper) takeIn(c *child) error {
 	watched, err := k.runOf(c).open()
 	if errors.Is(err, syscall.ESRCH) { // it has just been reaped, and the descriptor that there is tells of that

@@ -93,6 +93,8 @@ func newKeeper(log *slog.Logger, state string, claims *os.File, spawn func(*os.F
 		k.exits[exitKey{m.ID, m.Started}] = m
 	}
 	k.opened.L = &k.mu
+	k.mu.Lock() // what has been adopted may end at once
+	defer k.mu.Unlock()
 	for _, r := range restore(k, runs) {
 		if err := k.adopt(r); err != nil {
 			return nil, fmt.Errorf("adopt a program that runs, pid %d: %w", r.pid, err)

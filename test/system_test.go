@@ -73,7 +73,7 @@ func TestSystemUnit(t *testing.T) {
 	})
 	before := main()
 	m.inSystem("systemctl", "reload", "ctrfs")
-	if got := main() + m.inSystem("sh", "-c", "systemctl is-active ctrfs; head -c 6 /ctr/version"); got != before+"active\nctrfs " {
+	if got := main() + m.inSystem("sh", "-c", "systemctl is-active ctrfs; head -c 6 /ctr/version"); got != before+"active\nctrfs" {
 		t.Errorf("after an upgrade of %s: %s", before, got)
 	}
 	m.inSystem("systemctl", "stop", "ctrfs")

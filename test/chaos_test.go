@@ -16,7 +16,7 @@ import (
 )
 
 var (
-	chaosFor    = flag.Duration("duration", 20*time.Second, "for TestChaos: how long")
+	chaosFor    = flag.Duration("duration", time.Minute, "for TestChaos: how long")
 	chaosSeed   = flag.Uint64("seed", 0, "for TestChaos: what the operations are made up from; 0 is another one each time")
 	chaosKeeper = flag.Bool("keeper", false, "for TestChaos: kill the keeper now and then, too")
 )

@@ -62,8 +62,8 @@ DURATION = 10m
 SEED     = 0
 CYCLES   = 10000
 
-chaos: test-tools ## kill the server in every way for a long time (as root; DURATION=1h, SEED=7, CYCLES=10000)
-	$(GO) test -count=1 -timeout 0 -v -run 'TestChaos|TestCycles|TestCrashPoints|TestWaiters' ./test -args -duration $(DURATION) -seed $(SEED) -cycles $(CYCLES) -every
+chaos: test-tools ## kill server and keeper in every way for a long time (as root; DURATION=1h, SEED=7, CYCLES=10000)
+	$(GO) test -count=1 -timeout 0 -v -run 'TestChaos|TestCycles|TestCrashPoints|TestWaiters' ./test -args -duration $(DURATION) -seed $(SEED) -cycles $(CYCLES) -every -keeper
 
 test-v2: v2-tools ## run the black-box tests on a machine with cgroup v2 only and Linux 6.1 (in qemu, as root)
 	@test/machine/run

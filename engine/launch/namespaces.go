@@ -37,7 +37,7 @@ func Namespaces(n int, uidMap, gidMap string) (made []*os.File, err error) {
 		return nil, err
 	}
 	defer goOn.Close()
-	img, err := dweller(n, readyEnd, goOn, goOnEnd)
+	img, err := dweller(n, readyEnd, goOn)
 	if err != nil {
 		return nil, errors.Join(err, readyEnd.Close(), goOnEnd.Close())
 	}
@@ -86,7 +86,7 @@ func (a *assembler) network(s plan.Network) {
 
 // dweller is the program of that child: it brings up lo, says so, and stays until it is told that it may go, or its parent was
 // killed.
-func dweller(n int, ready, goOn, goOnEnd *os.File) (*Image, error) {
+func dweller(n int, ready, goOn *os.File) (*Image, error) {
 	p := Program{into: -1}
 	for _, k := range Kinds[:n] {
 		p.cloneFlags |= k.Flag
@@ -94,10 +94,14 @@ func dweller(n int, ready, goOn, goOnEnd *os.File) (*Image, error) {
 	if p.cloneFlags&unix.CLONE_NEWNET != 0 { // else lo is the host's, over which the child has no rights
 		raiseLo(&p)
 	}
-	p.call(unix.SYS_CLOSE, p.file(goOnEnd)) // its own copy
+	// It has copies of all that its parent has open: its own writing end, which would keep it waiting, that of others like it, which
+	// would wait for each other, and locks.
+	p.call(unix.SYS_DUP3, p.file(goOn), num(0), num(0))
+	p.call(unix.SYS_DUP3, p.file(ready), num(1), num(0))
+	p.call(unix.SYS_CLOSE_RANGE, num(2), num(uint32(1<<32-1)), num(0))
 	byte1 := p.bytes(make([]byte, 1))
-	p.call(unix.SYS_WRITE, p.file(ready), byte1, num(1))
-	p.call(unix.SYS_READ, p.file(goOn), byte1, num(1))
+	p.call(unix.SYS_WRITE, num(1), byte1, num(1))
+	p.call(unix.SYS_READ, num(0), byte1, num(1))
 	p.leave()
 	text, err := p.Encode()
 	if err != nil {

@@ -112,15 +112,20 @@ const makerEnv = "CTRFS_TEST_MAKER"
 func TestNamespacesOrphans(t *testing.T) {
 	requireRoot(t)
 	if os.Getenv(makerEnv) != "" {
-		for {
-			made, err := launch.Namespaces(2, testMap, testMap)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, f := range made {
-				f.Close()
-			}
+		for range 3 { // several at once, which have copies of each other's pipes
+			go func() {
+				for {
+					made, err := launch.Namespaces(2, testMap, testMap)
+					if err != nil {
+						panic(err)
+					}
+					for _, f := range made {
+						f.Close()
+					}
+				}
+			}()
 		}
+		select {}
 	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		t.Fatal(err)

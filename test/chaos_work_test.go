@@ -224,7 +224,8 @@ func (w *chaosWorker) configure(s *chaosSlot, name string, op chaosOp) error {
 // begin starts a program. If the mount died meanwhile, the program may have been started: then it runs, or one that exits at once is
 // simply started again.
 func (w *chaosWorker) begin(name string) error {
-	for cut := false; ; {
+	end, cut := time.Now().Add(patience/3), false
+	for {
 		busy := false
 		err := w.through(func(r *os.Root) error {
 			err := put(r, name+"/start", "1")
@@ -234,6 +235,9 @@ func (w *chaosWorker) begin(name string) error {
 		cut = cut || w.cut
 		if !busy || !cut {
 			return err
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%s stays busy: %w", name, syscall.EBUSY)
 		}
 		if state, err := w.read(name + "/state"); err != nil || state == "running" {
 			return err

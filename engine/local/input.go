@@ -143,7 +143,8 @@ func (i input) reopen(v *engine.View, next *engine.Config, reads bool) (opened b
 
 // finish is the end of what the program reads.
 func (i input) finish() {
-	if err := i.e.keeper.EndInput(i.key); err != nil {
+	err := i.e.keeper.EndInput(i.key)
+	if err != nil && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) { // a keeper that has died holds nothing
 		i.e.log.Error("the keeper still holds a standard input", "program", i.key, "err", err)
 	}
 }

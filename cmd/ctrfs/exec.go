@@ -172,8 +172,7 @@ func (x *settings) configure(at string, argv []string) error {
 	return nil
 }
 
-// writeControl writes a control file. The sentence of a refusal is the tree's own. It does so by system calls: package os takes
-// EAGAIN for a word to wait for poll(2), which the tree has no answer to.
+// writeControl writes a control file, by one write(2). The sentence of a refusal is the tree's own.
 func writeControl(at, file, value string, flags int) error {
 	name := filepath.Join(at, file)
 	fd, err := unix.Open(name, unix.O_WRONLY|unix.O_CLOEXEC|flags, 0)

@@ -35,6 +35,13 @@ func TestRestartKillServerInPause(t *testing.T) {
 		return m.status("c", "restarts") == "3" && m.status("c", "restart.at") != ""
 	})
 	due := m.status("c", "restart.at")
+	// A server that is killed before that is on disk is told of the exit again, and the pause begins with that.
+	Eventually(t, "it is on disk", 10*time.Second, func() bool {
+		records, _ := filepath.Glob(m.State + "/containers/*/*/record")
+		text, _ := os.ReadFile(strings.Join(records, ""))
+		lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+		return strings.Contains(lines[len(lines)-1], `"restarts":3`) && strings.Contains(lines[len(lines)-1], `"restart_at"`)
+	})
 	m.killServer()
 	if got := m.status("c", "restart.at"); got != due && m.status("c", "restarts") != "4" {
 		t.Errorf("restart.at %q after the death of the server, was %q", got, due)

@@ -60,11 +60,14 @@ func (w *chaosWorker) attempt(s *chaosSlot, op chaosOp) error {
 			s.deaths = before
 			return nil
 		}
-		if w.deaths.settled() == before {
+		// What a keeper's death ends may have been seen to run just before it noticed.
+		late := old.state == runs && old.kind.held && old.deaths < before
+		if w.deaths.settled() == before && !late {
 			return err
 		}
 		renamed := s.renamed
 		*s = old
+		s.deaths = before
 		if op.verb == "rename" && w.there(s, op.slot, renamed) {
 			return nil
 		}
@@ -141,7 +144,7 @@ func (w *chaosWorker) away(name string) error {
 // recall finds a container that ran before a keeper's death as it must be, and if that was its end, as it may be for some, or when
 // mayEnd says so, starts it again.
 func (w *chaosWorker) recall(s *chaosSlot, name string, mayEnd bool) error {
-	if s.state != runs || !mayEnd && s.deaths == w.deaths.settled() {
+	if s.state != runs || !mayEnd && (!s.kind.held || w.deaths.count() == 0) && s.deaths == w.deaths.settled() {
 		return nil
 	}
 	state := ""

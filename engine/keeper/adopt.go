@@ -72,7 +72,7 @@ func markOf(pidfd, pid int) (string, error) {
 
 // Fields of proc_pid_stat(5), counted from the state, which is its third.
 const (
-	statState = 3 - 3
+	statState = 0
 	statStart = 22 - 3
 	statExit  = 52 - 3
 )

@@ -104,12 +104,8 @@ func (x *execution) run(name string, argv []string) error {
 	if err != nil {
 		return err
 	}
-	err = x.configure(at, argv)
-	if err == nil {
-		err = writeControl(at, "start", "1", 0)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(at))
+	if err := begin(at, argv, x.configure); err != nil {
+		return err
 	}
 	code, err := attend(at, x.tty, signals)
 	if errors.Is(err, errDetached) {
@@ -121,6 +117,18 @@ func (x *execution) run(name string, argv []string) error {
 	}
 	if code != 0 {
 		return exitStatus(code)
+	}
+	return nil
+}
+
+// begin starts what configure has set up, and leaves nothing of what does not start.
+func begin(at string, argv []string, configure func(at string, argv []string) error) error {
+	err := configure(at, argv)
+	if err == nil {
+		err = writeControl(at, "start", "1", 0)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(at))
 	}
 	return nil
 }

@@ -59,12 +59,8 @@ func (x *running) run(argv []string) error {
 	if err != nil {
 		return err
 	}
-	err = x.configure(at, argv)
-	if err == nil {
-		err = writeControl(at, "start", "1", 0)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(at))
+	if err := begin(at, argv, x.configure); err != nil {
+		return err
 	}
 	code, err := attend(at, x.tty, signals)
 	if errors.Is(err, errDetached) {

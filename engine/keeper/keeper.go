@@ -86,7 +86,8 @@ func newKeeper(log *slog.Logger, state string, claims *os.File, spawn func(*os.F
 	if err != nil {
 		return nil, err
 	}
-	k := &Keeper{log: log, journal: j, dir: state, boot: boot, awaited: true, spawn: spawn, claims: claims, children: map[int]*child{}, adopted: map[*child]bool{}, launching: map[*child]bool{}, exits: map[exitKey]message{},
+	k := &Keeper{log: log, journal: j, dir: state, boot: boot, awaited: true, spawn: spawn, claims: claims,
+		children: map[int]*child{}, adopted: map[*child]bool{}, launching: map[*child]bool{}, exits: map[exitKey]message{},
 		pins: map[[idSize]byte][]*os.File{}, inputs: map[[idSize]byte][]*os.File{}, later: make(chan func(), 64),
 		done: make(chan struct{}), wake: make(chan struct{}, 1)}
 	for _, m := range exits {

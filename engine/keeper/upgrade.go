@@ -121,12 +121,17 @@ func (k *Keeper) endServer(s *server) error {
 	k.signal(s, syscall.SIGKILL)
 	k.mu.Unlock()
 	var status syscall.WaitStatus
+	late := time.After(stopLimit)
 	select {
 	case status = <-s.gone:
-	case <-time.After(stopLimit):
+	case <-late:
 		return fmt.Errorf("the server does not end; it is in a system call, see its stack in /proc/%d: %w", s.pid, syscall.EBUSY)
 	}
-	<-s.heard
+	select {
+	case <-s.heard:
+	case <-late: // there is much that waits for the upgrade to be over
+		return fmt.Errorf("too much is on its way; try again: %w", syscall.EBUSY)
+	}
 	if status.Exited() && status.ExitStatus() == 0 {
 		return errEnding
 	}

@@ -15,12 +15,15 @@ import (
 // A container without a mount namespace of its own gets no root, no layer and no device nodes: see unmounted in engine/plan. Who
 // lends it one cannot be started again, or removed, as long as it runs: the layer of the lender's last run is still mounted.
 
+// source is what the root of a container is made of.
+func source(config *engine.Config) overlay.Source { return overlay.Directory(config.Rootfs()) }
+
 // describeRoot says which mounts the root of a start is made of, if it has one.
 func (c *container) describeRoot(config *engine.Config) ([]overlay.Mount, error) {
 	if !config.OwnMounts() {
 		return nil, nil
 	}
-	return c.e.roots.Describe(c.id, config.Rootfs(), config.RootMode())
+	return c.e.roots.Describe(c.id, source(config), config.RootMode())
 }
 
 // prepareRoot makes the root. One that is there already is not this container's to prepare.
@@ -29,7 +32,7 @@ func (s *starting) prepareRoot() (*overlay.Root, error) {
 	if !config.OwnMounts() {
 		return &overlay.Root{}, nil
 	}
-	return s.c.e.roots.Prepare(s.c.id, config.Rootfs(), config.RootMode(), s.around.ids)
+	return s.c.e.roots.Prepare(s.c.id, source(config), config.RootMode(), s.around.ids)
 }
 
 // rootDir opens the directory in which users are looked up by name.

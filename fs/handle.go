@@ -24,6 +24,8 @@ type handle struct {
 	shown   string // the text of the last reading, which began at offset 0
 	read    bool   // there was one
 	written string // the text of the writes so far that continue each other
+	noted   bool   // in the ledger of those who wait, as number
+	number  uint64 // what the kernel calls it
 	cut     error  // why the end of written has not been applied: it is only the front of something
 
 	sink   io.WriteCloser // of what goes on until the file is closed; nil before the first write
@@ -71,8 +73,16 @@ func section(text string, dest []byte, off int64) fuse.ReadResult {
 // then says too much would be NULs.
 func forPage(ctx context.Context) bool { return caller(ctx).UID == nobody }
 
+// handleOf is what the kernel calls the open file of a READ, see [wire].
+func handleOf(ctx context.Context) uint64 { return uint64(caller(ctx).GID) }
+
 // readStream blocks until there is a text, or until a signal reaches the reader. No lock is held meanwhile.
 func (h *handle) readStream(ctx context.Context, dest []byte) (fuse.ReadResult, syscall.Errno) {
+	number := handleOf(ctx)
+	h.mu.Lock()
+	h.noted, h.number = true, number
+	h.mu.Unlock()
+	h.file.tree.waits.set(number, entry{id: h.file.id})
 	text, err := h.file.row.wait.until(ctx, h.file.source())
 	if ctx.Err() != nil {
 		return nil, syscall.EINTR // a signal is no failure, and leaves no sentence
@@ -80,13 +90,20 @@ func (h *handle) readStream(ctx context.Context, dest []byte) (fuse.ReadResult, 
 	if err != nil {
 		return nil, h.file.refuse(err)
 	}
-	if text != "" {
-		text += "\n"
-	}
+	text = asLine(text)
+	h.file.tree.waits.set(number, entry{h.file.id, text})
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.shown = text
 	return section(text, dest, 0), 0
+}
+
+// asLine ends a text with a newline, unless there is none.
+func asLine(text string) string {
+	if text == "" {
+		return ""
+	}
+	return text + "\n"
 }
 
 // readLog reads the log where it lies, whatever the handle was shown before. A page is what lies there by the size, or EINVAL: see
@@ -122,6 +139,9 @@ func (h *handle) Release(context.Context) syscall.Errno {
 		if err := h.sink.Close(); err != nil {
 			h.file.refuse(err)
 		}
+	}
+	if h.noted {
+		h.file.tree.waits.drop(h.number)
 	}
 	return 0
 }

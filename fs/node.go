@@ -28,6 +28,7 @@ type tree struct {
 
 	memos   memos
 	samples samples
+	waits   ledger
 	writes  atomic.Uint64 // operations through the mount that changed something, see [stamp]
 	acting  atomic.Int32  // writes to actions that are under way
 }

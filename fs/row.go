@@ -53,6 +53,11 @@ type waiting struct {
 	now   func(source) (text string, ok bool) // what it would give without blocking
 }
 
+// of is the same about one source.
+func (w *waiting) of(s source) until {
+	return func(ctx context.Context) (string, error) { return w.until(ctx, s) }
+}
+
 // stored is a file that lies somewhere, with its size at any moment.
 type stored struct {
 	open func(source) (engine.Log, error)

@@ -47,5 +47,7 @@
 //
 // # Failure
 //
+// Who is blocked in wait when an upgrade ends the server is answered by the next one, see [Heirs]; all else that is open ends with it.
+//
 // An error becomes an errno by [engine.Errno] and nowhere else. An error that carries none is EIO, and is logged.
 package fs

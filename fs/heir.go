@@ -35,7 +35,7 @@ type Heirs struct {
 	heirs []*heir
 	ready chan struct{} // closed when programs is there
 
-	programs map[string]engine.Program // by id; of the moment when the tree was mounted, which was after all these began to wait
+	programs map[string]engine.Program // whom they wait for, by id; found when the tree is mounted, which is after all began to wait
 }
 
 // heir is one connection.
@@ -72,7 +72,7 @@ func Inherit(all []Heritage, log *slog.Logger) *Heirs {
 	return heirs
 }
 
-// Resends reports whether the kernel sends requests again. Without, a request that the server has just read when it is killed would
+// resends reports whether the kernel sends requests again. Without, a request that the server has just read when it is killed would
 // never be answered.
 func (s *Server) resends() bool {
 	return s.fuse.KernelSettings().Flags64()&fuse.CAP_HAS_RESEND != 0
@@ -109,19 +109,28 @@ func (s *Server) HandOver(newFile func() (*os.File, error)) (all []Heritage, err
 func (h *Heirs) answer(e engine.Engine) {
 	if len(h.heirs) > 0 {
 		h.programs = map[string]engine.Program{}
-		h.list(e, nil)
+		for _, heir := range h.heirs {
+			heir.waits.name(h.programs)
+		}
+		h.find(e, nil)
 	}
 	close(h.ready)
 }
 
-// list finds the programs below a container.
-func (h *Heirs) list(e engine.Engine, in engine.Container) {
-	for _, c := range e.Children(in) {
-		h.programs[c.View().ID] = c
-		for _, x := range c.Execs() {
-			h.programs[x.View().ID] = x
+// find finds the programs that have been named, below a container.
+func (h *Heirs) find(e engine.Engine, in engine.Container) {
+	found := func(p engine.Program) {
+		id := p.View().ID
+		if _, wanted := h.programs[id]; wanted {
+			h.programs[id] = p
 		}
-		h.list(e, c)
+	}
+	for _, c := range e.Children(in) {
+		found(c)
+		for _, x := range c.Execs() {
+			found(x)
+		}
+		h.find(e, c)
 	}
 }
 
@@ -281,8 +290,8 @@ func (h *heir) wait(ctx context.Context, id string) (string, error) {
 	case <-ctx.Done():
 		return "", ctx.Err()
 	}
-	p, ok := h.programs[id]
-	if !ok {
+	p := h.programs[id]
+	if p == nil {
 		return "", fmt.Errorf("no program has the id %s: %w", id, syscall.ECONNABORTED)
 	}
 	text, err := waitExit(ctx, p)

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"github.com/ctrfs/ctrfs/engine"
 )
 
 // ledger has the open wait files of a connection that somebody has read, by their handles. When another server is about to take this
@@ -68,6 +70,15 @@ func (l *ledger) empty() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.open) == 0
+}
+
+// name puts the ids of all into a map.
+func (l *ledger) name(programs map[string]engine.Program) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range l.open {
+		programs[e.id] = nil
+	}
 }
 
 // handOver writes all down, and from then on each change.

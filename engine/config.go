@@ -22,6 +22,8 @@ type Extension struct {
 	StopTimeout int      `json:"stop.timeout"` // seconds
 	StdinOpen   bool     `json:"stdin.open,omitempty"`
 
+	Image *ImageUse `json:"image,omitempty"` // instead of a root; replaced, never changed
+
 	User    string                              `json:"user,omitempty"`    // what [Config.SetUser] leaves for the start to look up
 	Seccomp string                              `json:"seccomp,omitempty"` // SeccompUnconfined, or "" for what linux.seccomp says
 	Join    map[specs.LinuxNamespaceType]string `json:"join,omitempty"`    // other containers whose namespaces are used

@@ -48,6 +48,7 @@ type Stat struct {
 // Engine is a hierarchy of containers. All methods may be called concurrently; none but [Container.Wait] and
 // [Events.Next] blocks for longer than the file system and the kernel take for one operation.
 type Engine interface {
+	Images
 	// Children lists the containers directly below parent, sorted by name; a nil parent is the root.
 	Children(parent Container) []Container
 	// Child finds one of them.
@@ -129,6 +130,10 @@ type Container interface {
 	// Stop sends the stop signal and returns; KILL follows after the stop timeout. It also calls off a restart that is due. back
 	// says that this is for the time without a mount: the restart policy starts the container again at the next one.
 	Stop(by Caller, back bool) error
+
+	// Commit begins to make an image of the container's files as they are at this moment; one of that name gets another content.
+	// Errors: EINVAL (name), EBUSY (something is under way with that image), EOPNOTSUPP (there is no root of its own).
+	Commit(by Caller, image string) error
 
 	// ReadControl reads a resource file by its cgroup v2 name ("memory.current"). Errors: EOPNOTSUPP where the host has
 	// no such thing.

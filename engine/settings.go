@@ -88,10 +88,11 @@ func (c *Config) EffectiveHostname(name string) string {
 	return name
 }
 
-// Rootfs returns the root: [RootHost] or a path on the host, which is absolute in what an engine hands out.
+// Rootfs returns the root: [RootHost] or a path on the host, which is absolute in what an engine hands out. It is empty where there is
+// an image instead.
 func (c *Config) Rootfs() string { return c.Spec.Root.Path }
 
-// SetRootfs sets it. Whether the path exists, and what a relative one is relative to, is for the engine to say; ./host is a directory.
+// SetRootfs sets it, in place of an image if there was one. Whether the path exists, and what a relative one is relative to, is for the engine to say; ./host is a directory.
 func (c *Config) SetRootfs(root string) error {
 	if root == "" {
 		return Invalid("rootfs", root, "neither a path nor a known root", "write a directory's path, or host")
@@ -103,12 +104,15 @@ func (c *Config) SetRootfs(root string) error {
 	default:
 		root = clean
 	}
+	err := c.leaveImage()
 	c.Spec.Root.Path = root
-	return nil
+	return err
 }
 
 // RelativeRootfs reports whether the root is a path that an engine has yet to make absolute.
-func (c *Config) RelativeRootfs() bool { return c.Rootfs() != RootHost && !path.IsAbs(c.Rootfs()) }
+func (c *Config) RelativeRootfs() bool {
+	return c.Image() == "" && c.Rootfs() != RootHost && !path.IsAbs(c.Rootfs())
+}
 
 // RootMode returns what happens to the container's writes.
 func (c *Config) RootMode() RootMode {

@@ -12,6 +12,7 @@ import (
 // tool that names a root, and no mount namespace, expects to be confined to that root.
 var unmountable = []ruledOut{
 	notMounted("rootfs", func(c *Config) string { return unless(RootHost, c.Rootfs()) }),
+	notMounted("image", (*Config).Image),
 	notMounted("rootfs.mode", func(c *Config) string { return unless(string(RootOverlay), string(c.RootMode())) }),
 	notMounted("mounts", func(c *Config) string { return strings.Join(c.Mounts(), ", ") }),
 	notMounted("masked", func(c *Config) string { return others(c.Masked(), defaultMasked) }),

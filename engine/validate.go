@@ -19,6 +19,9 @@ func (c *Config) Validate() error {
 			return &Error{Op: "check", File: "mounts", Errno: syscall.EOPNOTSUPP, Why: fmt.Sprintf("on %s: %s", m.Destination, why), Cure: cure}
 		}
 	}
+	if c.Image() != "" && c.RootMode() == RootDirect {
+		return clash("rootfs.mode", string(RootDirect), "an image is never changed", "write overlay, volatile or ro into rootfs.mode first")
+	}
 	if err := c.validateNamespaces(); err != nil {
 		return err
 	}

@@ -18,7 +18,7 @@ type dir struct {
 
 // newDir makes the node of a container. The identity is read once: it never changes, and inode numbers hang on it.
 func (t *tree) newDir(c engine.Container) *dir {
-	return &dir{node{tree: t, c: c, id: c.View().ID}, t.container}
+	return &dir{node{tree: t, place: place{c: c, id: c.View().ID}}, t.container}
 }
 
 // Lookup finds a file by the table, then a container. The size of a file is not left out although the kernel asks for it
@@ -39,18 +39,18 @@ func (d *dir) lookupRow(ctx context.Context, r *row, out *fuse.EntryOut) (*fs.In
 		return d.lead(ctx, out, inode(d.id, r.name), func() (string, bool) { return r.link(d.program()) })
 	}
 	out.SetEntryTimeout(forever)
-	common := func() node { return node{tree: d.tree, c: d.c, x: d.x, id: d.id} }
+	common := func() node { return node{tree: d.tree, place: d.place} }
 	at := fs.StableAttr{Mode: syscall.S_IFDIR, Ino: inode(d.id, r.name)}
 	switch {
 	case r.links != nil:
 		l := &links{common(), r}
 		l.fill(&out.Attr)
 		return d.NewInode(ctx, l, at), 0
-	case r.execs:
-		e := &execs{common(), r}
-		e.fill(&out.Attr)
+	case r.shelf != nil:
+		s := &shelf{common(), r}
+		s.fill(&out.Attr)
 		out.SetAttrTimeout(forever)
-		return d.NewInode(ctx, e, at), 0
+		return d.NewInode(ctx, s, at), 0
 	}
 	f := &file{common(), r, at.Ino}
 	f.fill(&out.Attr)
@@ -73,11 +73,7 @@ func (d *dir) enter(ctx context.Context, c engine.Container, out *fuse.EntryOut)
 // fill makes the attributes of a directory. Its times are those of the container's last change, but the kernel keeps what it
 // was told first: nothing needs them to the second, and tar would take a change for a fault.
 func (d *dir) fill(out *fuse.Attr) {
-	t := d.tree.started
-	if p := d.program(); p != nil {
-		t = p.View().Changed
-	}
-	fill(out, d.owner(), t)
+	fill(out, d.owner(), d.changed())
 	out.Mode |= syscall.S_IFDIR
 }
 
@@ -93,8 +89,8 @@ func (d *dir) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) sys
 func (d *dir) Setattr(ctx context.Context, fh fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 	if o, ok := changed(d.owner(), in); ok {
 		set := d.tree.engine.SetRootOwner
-		if p := d.program(); p != nil {
-			set = func(o engine.Owner) error { return p.SetOwner("", o) }
+		if who := d.subject(); who != nil {
+			set = func(o engine.Owner) error { return who.SetOwner("", o) }
 		}
 		if err := set(o); err != nil {
 			return d.refuse(err)

@@ -37,6 +37,8 @@
 //	feed.mu     text of one open stream; not held while a read blocks
 //	samples.mu  the last look at all containers; held for memory operations only
 //	memos.mu    the texts whose sizes were told lately; held for memory operations only
+//	heir.mu     who waits on an old connection, see [Heirs]; held for memory operations only
+//	ledger.mu   the open wait files; held for memory operations, and a line into a file in memory
 //
 // # Deadlocks
 //

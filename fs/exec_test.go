@@ -74,8 +74,7 @@ func TestExecRowsAreProgramRows(t *testing.T) {
 	if execScope.byName["exec"] != nil {
 		t.Error("an exec of an exec")
 	}
-	var p engine.Program = &memExec{}
-	if err := toContainer(nil)(engine.Caller{}, p, ""); err == nil {
+	if err := toContainer(nil)(engine.Caller{}, source{c: &memContainer{}, p: &memExec{}}, ""); err == nil {
 		t.Error("an exec takes what is for containers")
 	}
 }

@@ -28,27 +28,23 @@ const blockSize = maxValue
 // stopped.
 func (f *file) fill(out *fuse.Attr) {
 	s := f.source()
-	t := f.tree.started
-	if s.view != nil {
-		t = s.view.Changed
-	}
 	o := f.owner()
 	o.Mode = f.row.mode()
-	if f.c != nil {
-		if own, ok := f.program().Owner(f.row.name); ok {
+	if who := f.subject(); who != nil {
+		if own, ok := who.Owner(f.row.name); ok {
 			o = own
 		}
 	}
-	fill(out, o, t)
+	fill(out, o, f.changed())
 	out.Mode |= syscall.S_IFREG
 	switch {
 	case f.row.read != nil:
 		text, _ := f.peek(s)
 		out.Size = uint64(len(text))
 	case f.row.log != nil:
-		out.Size = f.logSize()
+		out.Size = uint64(f.row.log.size(s))
 	case f.row.wait != nil:
-		out.Size = f.waitSize(s.view)
+		out.Size = f.waitSize(s)
 	case f.row.feed != nil:
 		out.Size = uint64(len(quiet))
 	}
@@ -59,26 +55,16 @@ func (f *file) fill(out *fuse.Attr) {
 	out.Blocks = (out.Size + 511) / 512
 }
 
-// logSize asks the log itself, at that moment: tail -f follows by the size.
-func (f *file) logSize() uint64 {
-	l, err := f.row.log(f.program())
-	if err != nil {
+// waitSize is exact once there is something to read, and a promise before.
+func (f *file) waitSize(s source) uint64 {
+	text, ok := f.row.wait.now(s)
+	switch {
+	case !ok:
+		return waitSize
+	case text == "":
 		return 0
 	}
-	defer l.Close()
-	size, _ := l.Size() // 0 when there is an error
-	return uint64(size)
-}
-
-// waitSize is exact once there is something to read, and a promise before.
-func (f *file) waitSize(v *engine.View) uint64 {
-	if v.State.Active() || !v.Due.IsZero() {
-		return waitSize
-	}
-	if code := v.Exit.Code(); code != "" {
-		return uint64(len(code) + 1)
-	}
-	return 0
+	return uint64(len(text) + 1)
 }
 
 // peek returns the text whose size is told, and keeps it for the read that follows.
@@ -115,10 +101,11 @@ func (f *file) Setattr(ctx context.Context, fh fs.FileHandle, in *fuse.SetAttrIn
 	f.fill(&now) // owner and mode may still be those of the directory and the table
 	o, ok := changed(engine.Owner{UID: now.Uid, GID: now.Gid, Mode: now.Mode & 0o777}, in)
 	if ok {
-		if f.c == nil {
+		who := f.subject()
+		if who == nil {
 			return syscall.EPERM
 		}
-		if err := f.program().SetOwner(f.row.name, o); err != nil {
+		if err := who.SetOwner(f.row.name, o); err != nil {
 			return f.refuse(err)
 		}
 	}
@@ -137,9 +124,9 @@ func (f *file) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, s
 	if f.row.feed != nil {
 		h.feed = newFeed(f.row, f.source(), flags)
 	}
-	if f.row.log != nil {
+	if f.row.log != nil && flags&syscall.O_ACCMODE != syscall.O_WRONLY {
 		var err error
-		if h.log, err = f.row.log(f.program()); err != nil {
+		if h.log, err = f.row.log.open(f.source()); err != nil {
 			return nil, 0, f.refuse(err)
 		}
 	}

@@ -24,7 +24,12 @@ type handle struct {
 	shown   string // the text of the last reading, which began at offset 0
 	read    bool   // there was one
 	written string // the text of the writes so far that continue each other
+	noted   bool   // in the ledger of those who wait, as number
+	number  uint64 // what the kernel calls it
 	cut     error  // why the end of written has not been applied: it is only the front of something
+
+	sink   io.WriteCloser // of what goes on until the file is closed; nil before the first write
+	passed int64          // how many bytes it has been given
 }
 
 // Read shows the text from off. READs that fill pages come in any order, and together are one reading.
@@ -68,22 +73,37 @@ func section(text string, dest []byte, off int64) fuse.ReadResult {
 // then says too much would be NULs.
 func forPage(ctx context.Context) bool { return caller(ctx).UID == nobody }
 
+// handleOf is what the kernel calls the open file of a READ, see [wire].
+func handleOf(ctx context.Context) uint64 { return uint64(caller(ctx).GID) }
+
 // readStream blocks until there is a text, or until a signal reaches the reader. No lock is held meanwhile.
 func (h *handle) readStream(ctx context.Context, dest []byte) (fuse.ReadResult, syscall.Errno) {
-	text, err := h.file.row.wait(ctx, h.file.program())
+	number := handleOf(ctx)
+	h.mu.Lock()
+	h.noted, h.number = true, number
+	h.mu.Unlock()
+	h.file.tree.waits.set(number, entry{id: h.file.id})
+	text, err := h.file.row.wait.until(ctx, h.file.source())
 	if ctx.Err() != nil {
 		return nil, syscall.EINTR // a signal is no failure, and leaves no sentence
 	}
 	if err != nil {
 		return nil, h.file.refuse(err)
 	}
-	if text != "" {
-		text += "\n"
-	}
+	text = asLine(text)
+	h.file.tree.waits.set(number, entry{h.file.id, text})
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.shown = text
 	return section(text, dest, 0), 0
+}
+
+// asLine ends a text with a newline, unless there is none.
+func asLine(text string) string {
+	if text == "" {
+		return ""
+	}
+	return text + "\n"
 }
 
 // readLog reads the log where it lies, whatever the handle was shown before. A page is what lies there by the size, or EINVAL: see
@@ -115,6 +135,14 @@ func (h *handle) Release(context.Context) syscall.Errno {
 	if h.feed != nil {
 		h.feed.events.Close()
 	}
+	if h.sink != nil {
+		if err := h.sink.Close(); err != nil {
+			h.file.refuse(err)
+		}
+	}
+	if h.noted {
+		h.file.tree.waits.drop(h.number)
+	}
 	return 0
 }
 
@@ -124,7 +152,12 @@ func (h *handle) Release(context.Context) syscall.Errno {
 func (h *handle) Write(ctx context.Context, data []byte, off int64) (uint32, syscall.Errno) {
 	by := caller(ctx)
 	by.UID, by.GID = h.opener.UID, h.opener.GID
-	err := h.write(by, string(data), off)
+	var err error
+	if h.file.row.take != nil {
+		err = h.pass(by, data, off)
+	} else {
+		err = h.write(by, string(data), off)
+	}
 	h.file.tree.writes.Add(1)
 	if err != nil {
 		return 0, h.file.refuse(err)
@@ -142,7 +175,7 @@ func (h *handle) write(by engine.Caller, data string, off int64) error {
 		}
 		f.tree.acting.Add(1)
 		defer f.tree.acting.Add(-1)
-		return f.row.act(by, f.program(), strings.TrimSuffix(data, "\n"))
+		return f.row.act(by, f.source(), strings.TrimSuffix(data, "\n"))
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -158,6 +191,23 @@ func (h *handle) write(by engine.Caller, data string, off int64) error {
 	if err == nil {
 		h.written = text
 	}
+	return err
+}
+
+// pass hands on what is written until the file is closed, in order: what takes it cannot go back.
+func (h *handle) pass(by engine.Caller, data []byte, off int64) (err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if off != h.passed {
+		return engine.Invalid(h.file.row.name, "", "written at another place than the end of what came before", "write it from the beginning, in order: cat FILE > "+h.file.row.name)
+	}
+	if h.sink == nil {
+		if h.sink, err = h.file.row.take(by, h.file.source()); err != nil {
+			return err
+		}
+	}
+	n, err := h.sink.Write(data)
+	h.passed += int64(n)
 	return err
 }
 

@@ -119,7 +119,7 @@ func (n *node) lead(ctx context.Context, out *fuse.EntryOut, ino uint64, leads f
 	if _, ok := leads(); !ok {
 		return nil, syscall.ENOENT
 	}
-	child := &link{node{tree: n.tree, c: n.c, x: n.x, id: n.id}, leads}
+	child := &link{node{tree: n.tree, place: n.place}, leads}
 	child.fill(&out.Attr)
 	return n.NewInode(ctx, child, fs.StableAttr{Mode: syscall.S_IFLNK, Ino: ino}), 0
 }

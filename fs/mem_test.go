@@ -27,6 +27,8 @@ type memEngine struct {
 	bus   engine.Bus
 	open  atomic.Int64 // streams of events that are open
 	quiet atomic.Bool  // they have ended before they begin
+
+	images map[string]*memImage
 }
 
 func (e *memEngine) Events(of engine.Container) engine.Events {
@@ -81,7 +83,7 @@ type memContainer struct {
 }
 
 func newMemEngine() *memEngine {
-	return &memEngine{top: map[string]*memContainer{}, owner: engine.Owner{Mode: 0o755}}
+	return &memEngine{top: map[string]*memContainer{}, images: map[string]*memImage{}, owner: engine.Owner{Mode: 0o755}}
 }
 
 func busy(op, name string, s engine.State) error {

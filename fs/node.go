@@ -24,37 +24,78 @@ type tree struct {
 	root      *scope
 	container *scope
 	exec      *scope
+	image     *scope
 
 	memos   memos
 	samples samples
+	waits   ledger
 	writes  atomic.Uint64 // operations through the mount that changed something, see [stamp]
 	acting  atomic.Int32  // writes to actions that are under way
 }
 
-// node is what a directory and a file have in common. It never changes; c is nil in the root.
+// node is what a directory and a file have in common. It never changes.
 type node struct {
 	fs.Inode
 	tree *tree
-	c    engine.Container
-	x    engine.Exec // of c, in its directory; nil elsewhere
-	id   string      // of the container or the exec, empty in the root
+	place
 }
 
-// program is whom the files of a directory are about; nil in the root.
-func (n *node) program() engine.Program {
+// subject is whom the files of a directory are about, as far as every file is about it.
+type subject interface {
+	Generation() uint64
+	Owner(file string) (engine.Owner, bool)
+	SetOwner(file string, o engine.Owner) error
+	Fail(err error)
+}
+
+// program is whom the files of a directory are about where that is a program; nil elsewhere.
+func (p place) program() engine.Program {
 	switch {
-	case n.x != nil:
-		return n.x
-	case n.c != nil:
-		return n.c
+	case p.x != nil:
+		return p.x
+	case p.c != nil:
+		return p.c
 	}
 	return nil
 }
 
+// subject is nil in the root.
+func (p place) subject() subject {
+	if p.image != nil {
+		return p.image
+	}
+	if who := p.program(); who != nil {
+		return who
+	}
+	return nil
+}
+
+// name is that of the directory.
+func (p place) name() string {
+	if p.image != nil {
+		return p.image.View().Name
+	}
+	return p.program().View().Name
+}
+
+// changed is when the subject last changed; in the root, when the mount was made.
+func (n *node) changed() time.Time {
+	if n.image != nil {
+		return n.image.View().Changed
+	}
+	if p := n.program(); p != nil {
+		return p.View().Changed
+	}
+	return n.tree.started
+}
+
 // fresh is the configuration that the settings of a directory have at first, and when they are reset.
 func (n *node) fresh() *engine.Config {
-	if n.x != nil {
+	switch {
+	case n.x != nil:
 		return n.x.Inherited()
+	case n.c != nil:
+		return n.c.View().Config.Fresh()
 	}
 	return engine.NewConfig()
 }
@@ -74,7 +115,7 @@ const (
 	pollIno = math.MaxUint64
 )
 
-// inode numbers a container's file, or with an empty name its directory: the same number after a restart of the server,
+// inode numbers a directory's file, or with an empty name its directory: the same number after a restart of the server,
 // because cp takes a file whose number changed for another one.
 func inode(id, name string) uint64 {
 	h := fnv.New64a()
@@ -98,25 +139,26 @@ func caller(ctx context.Context) engine.Caller {
 
 // owner is the owner and mode of a directory, which are also the owner of its files.
 func (n *node) owner() engine.Owner {
-	if n.c == nil {
+	who := n.subject()
+	if who == nil {
 		return n.tree.engine.RootOwner()
 	}
-	o, _ := n.program().Owner("")
+	o, _ := who.Owner("")
 	return o
 }
 
 // stamp reads the moment, before a text is made.
 func (n *node) stamp() stamp {
 	s := stamp{writes: n.tree.writes.Load()} // of all containers: what runs below shows in ps and stats above
-	if n.c != nil {
-		s.generation = n.program().Generation()
+	if who := n.subject(); who != nil {
+		s.generation = who.Generation()
 	}
 	return s
 }
 
 // source is what rows make their texts from, at this moment.
 func (n *node) source() source {
-	s := source{tree: n.tree, c: n.c, p: n.program()}
+	s := source{tree: n.tree, c: n.c, p: n.program(), image: n.image}
 	if s.p != nil {
 		s.view = s.p.View()
 	}
@@ -126,16 +168,16 @@ func (n *node) source() source {
 // refuse turns an error into what the system call returns, and leaves the sentence where the user looks for it. It is the
 // only way by which an error leaves this package.
 func (n *node) refuse(err error) syscall.Errno {
-	return n.tree.refuse(n.program(), err)
+	return n.tree.refuse(n.subject(), err)
 }
 
-// refuse is the same for a container that is not the node's own: the child that could not be removed or renamed.
-func (t *tree) refuse(p engine.Program, err error) syscall.Errno {
+// refuse is the same for a subject that is not the node's own: the child that could not be removed or renamed.
+func (t *tree) refuse(who subject, err error) syscall.Errno {
 	if !explained(err) {
 		t.log.Error("an error without an errno", "error", err)
 	}
-	if p != nil {
-		p.Fail(err)
+	if who != nil {
+		who.Fail(err)
 	}
 	if errno := engine.Errno(err); errno != syscall.EAGAIN {
 		return errno

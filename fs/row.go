@@ -3,6 +3,7 @@ package fs
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"syscall"
@@ -20,18 +21,19 @@ type row struct {
 	def   string // the default in words, where the text that a new container's file has would not do
 	help  string // one line
 
-	read reader                                                       // text, made anew for each reading
-	wait func(context.Context, engine.Program) (string, error)        // a stream: blocks, then gives the whole text
-	feed func(source) engine.Events                                   // a stream that goes on: a line an event, from the opening on
-	log  func(engine.Program) (engine.Log, error)                     // a file of its own, read where it lies
-	set  setter                                                       // a setting of one value
-	list *listing                                                     // a setting of many items
-	keys func(c *engine.Config, key, value string) error              // a setting of many keys, each changed alone; "" resets one
-	act  func(by engine.Caller, p engine.Program, value string) error // an order, or a kernel file that is written
+	read reader                                                   // text, made anew for each reading
+	wait *waiting                                                 // a stream: blocks, then gives the whole text
+	feed func(source) engine.Events                               // a stream that goes on: a line an event, from the opening on
+	log  *stored                                                  // a file of its own, read where it lies
+	take func(by engine.Caller, s source) (io.WriteCloser, error) // what is written goes on until the file is closed
+	set  setter                                                   // a setting of one value
+	list *listing                                                 // a setting of many items
+	keys func(c *engine.Config, key, value string) error          // a setting of many keys, each changed alone; "" resets one
+	act  func(by engine.Caller, s source, value string) error     // an order, or a kernel file that is written
 
 	links  *linking                            // a directory of links; nothing else goes with it
 	link   func(engine.Program) (string, bool) // a link, while it is there; likewise
-	execs  bool                                // the directory of execs; likewise
+	shelf  *shelving                           // a directory of things; likewise
 	absent string                              // what to do when the link is not there
 }
 
@@ -41,6 +43,25 @@ type source struct {
 	c    engine.Container // itself, or the one around an exec
 	p    engine.Program   // whom the file is about
 	view *engine.View     // of p
+
+	image engine.Image // whom it is about instead
+}
+
+// waiting is a stream that ends with what has happened.
+type waiting struct {
+	until func(context.Context, source) (string, error)
+	now   func(source) (text string, ok bool) // what it would give without blocking
+}
+
+// of is the same about one source.
+func (w *waiting) of(s source) until {
+	return func(ctx context.Context) (string, error) { return w.until(ctx, s) }
+}
+
+// stored is a file that lies somewhere, with its size at any moment.
+type stored struct {
+	open func(source) (engine.Log, error)
+	size func(source) int64
 }
 
 // reader makes the text of a file, with or without its final newline. It is called without any lock, and may take as long
@@ -62,26 +83,26 @@ const (
 	modeState   = 0o444
 	modeAction  = 0o200
 	modeLinks   = 0o555
-	modeExecs   = 0o755
+	modeShelf   = 0o755
 	modeLink    = 0o777
 )
 
 // What a row can do. Everything else that depends on the kind of a file asks one of these, so that a new kind of handler
 // is a change in one place.
 func (r *row) readable() bool { return r.read != nil || r.wait != nil || r.feed != nil || r.log != nil }
-func (r *row) writable() bool { return r.setting() || r.act != nil }
+func (r *row) writable() bool { return r.setting() || r.act != nil || r.take != nil }
 func (r *row) setting() bool  { return r.set != nil || r.list != nil || r.keys != nil }
 
 // directory reports whether the row is one: its node is made elsewhere.
-func (r *row) directory() bool { return r.links != nil || r.execs }
+func (r *row) directory() bool { return r.links != nil || r.shelf != nil }
 
 // mode computes the permission bits from the handlers, so that ls cannot disagree with the code.
 func (r *row) mode() uint32 {
 	switch {
 	case r.links != nil:
 		return modeLinks
-	case r.execs:
-		return modeExecs
+	case r.shelf != nil:
+		return modeShelf
 	case r.link != nil:
 		return modeLink
 	case !r.writable():
@@ -267,19 +288,23 @@ func formatLimit(n int64) string {
 	return fmt.Sprint(n)
 }
 
-// toContainer is an order that only a container obeys.
-func toContainer(act func(by engine.Caller, c engine.Container, value string) error) func(engine.Caller, engine.Program, string) error {
-	return func(by engine.Caller, p engine.Program, value string) error {
-		c, ok := p.(engine.Container)
-		if !ok {
+// Orders, by who obeys.
+
+func toProgram(act func(by engine.Caller, p engine.Program, value string) error) func(engine.Caller, source, string) error {
+	return func(by engine.Caller, s source, value string) error { return act(by, s.p, value) }
+}
+
+func toContainer(act func(by engine.Caller, c engine.Container, value string) error) func(engine.Caller, source, string) error {
+	return func(by engine.Caller, s source, value string) error {
+		if s.p != engine.Program(s.c) { // an exec of it
 			return syscall.EOPNOTSUPP
 		}
-		return act(by, c, value)
+		return act(by, s.c, value)
 	}
 }
 
 // writeControl hands a value to a kernel file that is an order.
-func writeControl(name string) func(engine.Caller, engine.Program, string) error {
+func writeControl(name string) func(engine.Caller, source, string) error {
 	return toContainer(func(by engine.Caller, c engine.Container, value string) error {
 		value = strings.TrimSpace(value)
 		if value == "" {
@@ -295,7 +320,7 @@ type family struct {
 	rows  []row
 }
 
-// The kinds of directory: the mount's own, a container's, and an exec's.
+// The kinds of directory: the mount's own, a container's, an exec's, and an image's.
 var (
 	rootScope      = newScope(family{"The root of the mount", rootRows})
 	containerScope = newScope(
@@ -305,7 +330,8 @@ var (
 		family{"A container: control and state", controlRows},
 		family{"A container: resources", slices.Concat(resourceRows, networkRows)},
 	)
-	execScope = newScope(family{"An exec of a container: exec/NAME", execRows})
+	execScope  = newScope(family{"An exec of a container: exec/NAME", execRows})
+	imageScope = newScope(family{"An image: images/NAME", imageRows})
 )
 
 // scope is the files that a kind of directory holds. It never changes.

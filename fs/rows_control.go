@@ -12,14 +12,14 @@ import (
 // controlRows start and stop a container and tell what it does.
 var controlRows = []row{
 	{name: "start", shape: order,
-		act:  start,
+		act:  toProgram(start),
 		help: "write 1: launches cmd; returns once the program has been executed, or fails with the errno of what failed"},
 	{name: "stop", shape: order,
 		act: toContainer(func(by engine.Caller, c engine.Container, value string) error {
 			return c.Stop(by, strings.TrimSpace(value) == stopForUmount)
 		}),
 		help: "write 1: sends stop.signal and returns; KILL follows after stop.timeout; ends restarts; umount lets unless-stopped start it at the next mount"},
-	{name: "kill", shape: order, act: kill,
+	{name: "kill", shape: order, act: toProgram(kill),
 		help: "write a signal's name or number: sends it to PID 1"},
 	{name: "state", shape: single, read: ofView(func(v *engine.View) string { return string(v.State) }),
 		help: "created, listening, running, paused, stopping or exited, also while a restart is due"},
@@ -27,7 +27,7 @@ var controlRows = []row{
 		help: "host pid of PID 1; empty when there is none"},
 	{name: "exit", shape: single, read: ofView(func(v *engine.View) string { return v.Exit.Code() }),
 		help: "the last exit as a shell tells it: 0, 3, 137 (128 + 9); empty before the first"},
-	{name: "wait", shape: stream, wait: waitExit,
+	{name: "wait", shape: stream, wait: exited,
 		help: "blocks until the container does not run and no restart is due, then reads as exit"},
 	{name: "status", shape: keyed, read: ofView(statusText),
 		help: "state, pid, started, finished, exit, signal, oom, restarts, restart.at, health, health.failures, health.last, rootfs, rootfs.mode, path, id"},
@@ -37,7 +37,7 @@ var controlRows = []row{
 		help: "counters and gauges, numbers only, of the container and those in it; net of its own namespace while it runs"},
 	{name: "events", shape: stream, feed: func(s source) engine.Events { return s.tree.engine.Events(s.c) },
 		help: "as the root's events, of this container and those in it; ends when it is removed"},
-	{name: "log", shape: logged, log: engine.Program.Log,
+	{name: "log", shape: logged, log: output,
 		help: "what the program wrote to stdout and stderr; kept after the exit, begun anew by start, continued by restarts"},
 	{name: "error", shape: single, read: ofView(func(v *engine.View) string { return v.Failure }),
 		help: "why the last operation failed, and the cure; emptied by the next successful start"},
@@ -45,7 +45,7 @@ var controlRows = []row{
 		help: "the steps that start takes or took, one a line"},
 	{name: "id", shape: single, read: ofView(func(v *engine.View) string { return v.ID }),
 		help: "an identity that mv does not change and no later container reuses"},
-	{name: "exec", shape: nested, execs: true,
+	{name: "exec", shape: nested, shelf: &execShelf,
 		help: "mkdir exec/NAME makes a further program, which start runs in the container with its rights; its files are listed below"},
 }
 
@@ -64,10 +64,29 @@ func kill(by engine.Caller, p engine.Program, value string) error {
 	return p.Kill(by, sig)
 }
 
-// waitExit reads as the exit file does at the moment when the container has ended.
-func waitExit(ctx context.Context, p engine.Program) (string, error) {
-	exit, err := p.Wait(ctx)
-	return exit.Code(), err
+// exited reads as the exit file does at the moment when the program has ended.
+var exited = &waiting{
+	until: func(ctx context.Context, s source) (string, error) {
+		exit, err := s.p.Wait(ctx)
+		return exit.Code(), err
+	},
+	now: func(s source) (string, bool) {
+		return s.view.Exit.Code(), !s.view.State.Active() && s.view.Due.IsZero()
+	},
+}
+
+// output is what a program wrote. The size is asked of the log itself, at that moment: tail -f follows by it.
+var output = &stored{
+	open: func(s source) (engine.Log, error) { return s.p.Log() },
+	size: func(s source) int64 {
+		l, err := s.p.Log()
+		if err != nil {
+			return 0
+		}
+		defer l.Close()
+		size, _ := l.Size() // 0 when there is an error
+		return size
+	},
 }
 
 // statusText leaves out what there is not, so that grep -q finds a key only when it says something; oom and restarts are
@@ -102,6 +121,7 @@ func statusText(v *engine.View) string {
 		{"memory.pressure", v.Config.Pressure("memory.pressure")},
 		{"io.pressure", v.Config.Pressure("io.pressure")},
 		{"rootfs", root},
+		{"image", v.Config.Image()},
 		{"rootfs.mode", mode},
 		{"path", v.Path},
 		{"id", v.ID},

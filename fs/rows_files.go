@@ -11,10 +11,18 @@ var filesRows = []row{
 	{name: "rootfs", shape: single,
 		read: ofConfig((*engine.Config).Rootfs), set: asText((*engine.Config).SetRootfs),
 		help: "a directory, or host: a read-only view of this machine's /usr with everything else fresh; a relative path is taken from the writer's working directory"},
+	{name: "image", shape: single, def: "none",
+		read: ofConfig((*engine.Config).Image), set: asText(func(c *engine.Config, name string) error { return c.SetImage(strings.TrimSpace(name)) }),
+		help: "a name in images/, instead of rootfs; its cmd, env, cwd, user and stop.signal hold where nothing else is set; the container keeps what the name stood for, until it is written again"},
 	{name: "rootfs.mode", shape: single,
 		read: ofConfig(func(c *engine.Config) string { return string(c.RootMode()) }),
 		set: asText(func(c *engine.Config, mode string) error {
 			return c.SetRootMode(engine.RootMode(strings.TrimSpace(mode)))
 		}),
 		help: "where writes go: overlay (a private layer kept until rmdir), volatile (until the exit), ro (nowhere), rw (the root)"},
+	{name: "commit", shape: order,
+		act: toContainer(func(by engine.Caller, c engine.Container, value string) error {
+			return c.Commit(by, strings.TrimSpace(value))
+		}),
+		help: "write a name: makes an image of the container's files, as they are at this moment, in the background; images/NAME/wait waits for it"},
 }

@@ -127,9 +127,9 @@ func hugepageRows() (rows []row) {
 // pressureRow reads as the kernel's file, and takes the kernel's triggers, one for each file. Status shows what is armed.
 func pressureRow(file, help string) row {
 	return row{name: file, shape: keyed, read: ofControl(file),
-		act: func(by engine.Caller, p engine.Program, value string) error {
+		act: toProgram(func(by engine.Caller, p engine.Program, value string) error {
 			return p.Update(by, file, true, func(c *engine.Config) error { return c.SetPressure(file, value) })
-		},
+		}),
 		help: help + "; some 150000 2000000 has events tell when it is 0.15 s within 2 s, an empty line ends that"}
 }
 

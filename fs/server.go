@@ -22,13 +22,17 @@ type Options struct {
 	Logger  *slog.Logger // nil for slog's default
 	Source  string       // what mount(8) shows as the mount's source; "ctrfs" when empty
 	Replace bool         // what is mounted on the directory now, whose server is dead
+	Heirs   *Heirs       // who answer those who wait since that one, or one before; nil without
 }
 
 // Server is a mounted tree.
 type Server struct {
-	fuse *fuse.Server
-	dir  string
-	dev  uint64
+	fuse  *fuse.Server
+	tree  *tree
+	conn  *os.File // the connection, to be handed over
+	heirs *Heirs   // on those before; nil without
+	dir   string
+	dev   uint64
 }
 
 const (
@@ -66,6 +70,9 @@ func Mount(dir string, e engine.Engine, o Options) (*Server, error) {
 	if s.dev, err = device(dir); err != nil {
 		return nil, errors.Join(mountError(dir, err, ""), s.Unmount())
 	}
+	if s.heirs = o.Heirs; s.heirs != nil {
+		s.heirs.answer(e)
+	}
 	return s, nil
 }
 
@@ -76,7 +83,7 @@ func mountError(what string, err error, cure string) error {
 
 // serve starts answering on a mounted connection, which it owns from here on.
 func serve(fd int, e engine.Engine, o Options) (*Server, error) {
-	t := &tree{engine: e, version: o.Version, log: o.Logger, started: time.Now(), root: rootScope, container: containerScope, exec: execScope}
+	t := &tree{engine: e, version: o.Version, log: o.Logger, started: time.Now(), root: rootScope, container: containerScope, exec: execScope, image: imageScope}
 	logger := slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn)
 	raw := fs.NewNodeFS(&dir{node{tree: t}, t.root}, &fs.Options{
 		NullPermissions: true, // chmod 0 means 0
@@ -96,19 +103,30 @@ func serve(fd int, e engine.Engine, o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	go server.Serve()
-	return &Server{fuse: server}, nil
+	another, _, errno := syscall.Syscall(syscall.SYS_FCNTL, uintptr(fd), syscall.F_DUPFD_CLOEXEC, 0)
+	if errno != 0 {
+		go server.Serve() // which closes it
+		return nil, os.NewSyscallError("fcntl", errno)
+	}
+	s := &Server{fuse: server, tree: t, conn: os.NewFile(another, "/dev/fuse")}
+	go func() {
+		defer s.conn.Close()
+		server.Serve()
+	}()
+	return s, nil
 }
 
 // wire stands between the kernel and go-fuse to pass on what go-fuse leaves out: whether a READ is for read(2), or fills a
-// page for sendfile(2), splice(2) or mmap(2). The kernel names the lock owner in the former only (fs/fuse/file.c,
-// fuse_send_read). A READ for a page comes from nobody.
+// page for sendfile(2), splice(2) or mmap(2), and what the kernel calls the open file. The kernel names the lock owner in the
+// former only (fs/fuse/file.c, fuse_send_read). A READ for a page comes from nobody, and each from the group that has the number
+// of the file: whose it is does not matter to any READ.
 type wire struct{ fuse.RawFileSystem }
 
 func (w wire) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	if in.ReadFlags&fuse.READ_LOCKOWNER == 0 {
 		in.Uid = nobody
 	}
+	in.Gid = uint32(in.Fh) // which go-fuse makes of 32 bits
 	return w.RawFileSystem.Read(cancel, in, buf)
 }
 

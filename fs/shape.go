@@ -16,15 +16,16 @@ import (
 type shape string
 
 const (
-	single shape = "single" // one value
-	list   shape = "list"   // one item a line
-	keyed  shape = "keyed"  // KEY VALUE... a line
-	table  shape = "table"  // a header, and one line a thing
-	stream shape = "stream" // reading blocks until there is something to say
-	order  shape = "action" // writing does something
-	logged shape = "log"    // what a program wrote, with a true size
-	linked shape = "links"  // a directory of symbolic links, or one
-	nested shape = "execs"  // a directory of execs
+	single   shape = "single"    // one value
+	list     shape = "list"      // one item a line
+	keyed    shape = "keyed"     // KEY VALUE... a line
+	table    shape = "table"     // a header, and one line a thing
+	stream   shape = "stream"    // reading blocks until there is something to say
+	order    shape = "action"    // writing does something
+	logged   shape = "log"       // what a program wrote, with a true size
+	linked   shape = "links"     // a directory of symbolic links, or one
+	archived shape = "archive"   // a tar
+	nested   shape = "directory" // of things that mkdir makes
 )
 
 // maxValue bounds a value, in bytes. It is also the largest WRITE that the kernel sends (256 pages), so that a value

@@ -206,7 +206,7 @@ func show(t *testing.T, r *row, cfg *engine.Config) string {
 
 // TestRows checks that each row is whole, and that a setting's default is what it says and can be written back.
 func TestRows(t *testing.T) {
-	for _, s := range []*scope{rootScope, containerScope, execScope} {
+	for _, s := range []*scope{rootScope, containerScope, execScope, imageScope} {
 		if len(s.byName) != len(s.rows) {
 			t.Error("a name stands twice")
 		}
@@ -219,8 +219,8 @@ func TestRows(t *testing.T) {
 				switch {
 				case r.link != nil:
 					mode = modeLink
-				case r.execs:
-					want, mode = nested, modeExecs
+				case r.shelf != nil:
+					want, mode = nested, modeShelf
 				}
 				if r.shape != want || r.mode() != mode || r.readable() || r.writable() {
 					t.Errorf("%s: more than a directory or a link", r.name)
@@ -233,13 +233,13 @@ func TestRows(t *testing.T) {
 					ways++
 				}
 			}
-			if ways > 1 || ways == 0 && r.act == nil || r.setting() && (r.read == nil || r.act != nil) {
+			if ways > 1 || ways == 0 && r.act == nil || r.setting() && (r.read == nil || r.act != nil) || (r.take != nil) != (r.shape == archived) {
 				t.Errorf("%s: the handlers do not go together", r.name)
 			}
 			if (r.live || r.def != "" || r.lines) && !r.setting() {
 				t.Errorf("%s: says of itself what only a setting is", r.name)
 			}
-			if (r.shape == stream) != (r.wait != nil || r.feed != nil) || (r.shape == logged) != (r.log != nil) || (r.shape == order) != (r.mode() == modeAction) {
+			if (r.shape == stream) != (r.wait != nil || r.feed != nil) || (r.shape == logged || r.shape == archived) != (r.log != nil) || (r.shape == order) != (r.mode() == modeAction) {
 				t.Errorf("%s: shape %s does not go with its handlers", r.name, r.shape)
 			}
 		}

@@ -17,23 +17,27 @@ func BenchmarkPrepare(b *testing.B) {
 		for _, idle := range []time.Duration{0, 20 * time.Millisecond} {
 			name := user + "/" + map[bool]string{true: "hot", false: "cold"}[idle == 0]
 			for _, mode := range []engine.RootMode{"overlay", "volatile", "ro", "rw"} {
-				b.Run(name+"/"+string(mode), func(b *testing.B) { benchPrepare(b, testRoot(b, tempDir(b)), mode, idle, false, ids) })
+				b.Run(name+"/"+string(mode), func(b *testing.B) { benchPrepare(b, Directory(testRoot(b, tempDir(b))), mode, idle, false, ids) })
 			}
-			b.Run(name+"/host", func(b *testing.B) { benchPrepare(b, engine.RootHost, engine.RootOverlay, idle, false, ids) })
-			b.Run(name+"/host-first", func(b *testing.B) { benchPrepare(b, engine.RootHost, engine.RootOverlay, idle, true, ids) })
+			b.Run(name+"/host", func(b *testing.B) { benchPrepare(b, Directory(engine.RootHost), engine.RootOverlay, idle, false, ids) })
+			b.Run(name+"/host-first", func(b *testing.B) { benchPrepare(b, Directory(engine.RootHost), engine.RootOverlay, idle, true, ids) })
+			b.Run(name+"/forty-layers", func(b *testing.B) { benchPrepare(b, Source{}, engine.RootOverlay, idle, false, ids) })
 		}
 	}
 }
 
 // benchPrepare removes the layer each time when first is set, so that every Prepare makes one.
-func benchPrepare(b *testing.B, root string, mode engine.RootMode, idle time.Duration, first bool, ids *IDs) {
+func benchPrepare(b *testing.B, from Source, mode engine.RootMode, idle time.Duration, first bool, ids *IDs) {
 	s := newStore(b)
-	prepareAs(b, s, "c", root, mode, ids).Close()
+	if from.Path == "" {
+		from = image(b, s, 40)
+	}
+	home(b, s, "c")
 	var made, closed, removed []time.Duration
 	for b.Loop() {
 		time.Sleep(idle)
 		begin := time.Now()
-		r, err := s.Prepare("c", root, mode, ids)
+		r, err := s.Prepare("c", from, mode, ids)
 		if err != nil {
 			b.Fatal(err)
 		}

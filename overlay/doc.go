@@ -12,6 +12,9 @@
 //	ro        a read-only clone of the root
 //	rw        a clone of the root
 //
+// The root is a directory, or a list of them, the layers of an image, of which the first one that has a file shows it
+// ([Source]). An image has no mode rw, and its ro is an overlay without an upper directory.
+//
 // Every root is nodev: a device node in it opens nothing, the customary ones are bound into /dev one by one.
 // Set-user-ID bits keep their meaning, which no_new_privs takes from them by default. Where the mount that a root is on
 // is nosuid or noexec, the container's root is too, whichever the mode: nobody gains by ctrfs what the host's
@@ -74,7 +77,7 @@
 // (trash.mu, host.mu) are leaves: no code under one takes another.
 //
 //	store, err := overlay.Open("/var/lib/ctrfs")
-//	root, err := store.Prepare("7", "/srv/debian", engine.RootOverlay, ids)
+//	root, err := store.Prepare("7", overlay.Directory("/srv/debian"), engine.RootOverlay, ids)
 //	defer root.Close()
 //	for _, m := range root.Mounts { … move_mount(m.File → m.Target) … }
 package overlay

@@ -61,7 +61,7 @@ func (s *Store) tryOverlay(dir, lower *os.File) error {
 	}
 	defer upper.Close()
 	defer work.Close()
-	mount, err := newOverlay(layers{lower: lower, upper: upper, work: work}, unix.MOUNT_ATTR_NODEV)
+	mount, err := newOverlay(layers{lowers: []*os.File{lower}, upper: upper, work: work}, unix.MOUNT_ATTR_NODEV)
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func (s *Store) tryOverlay(dir, lower *os.File) error {
 func (s *Store) tryVolatile(lower *os.File) error {
 	r := &Root{}
 	defer r.Close()
-	mount, err := s.mountVolatile(r, "", lower, unix.MOUNT_ATTR_NODEV, nil)
+	mount, err := s.mountVolatile(r, "", &lowers{dirs: []*os.File{lower}, attr: unix.MOUNT_ATTR_NODEV}, nil)
 	if err != nil {
 		return err
 	}
@@ -88,7 +88,7 @@ func (s *Store) tryIDMapped(dir, lower, userns *os.File) error {
 	}
 	r := &Root{}
 	defer r.Close()
-	mount, err := s.overlayIn(r, dir, lower, unix.MOUNT_ATTR_NODEV, ids)
+	mount, err := s.overlayIn(r, dir, &lowers{dirs: []*os.File{lower}, attr: unix.MOUNT_ATTR_NODEV}, ids)
 	if err != nil {
 		return err
 	}

@@ -253,7 +253,7 @@ func TestWhatCannotBeMapped(t *testing.T) {
 		{merged, "volatile", "overlay at " + merged}, {merged, "ro", "overlay at " + merged}, {merged, "rw", "overlay at " + merged},
 		{"/proc", "ro", "proc at /proc"}, {"/proc/sys", "rw", "proc at /proc/sys"}, {"/proc", "volatile", "proc at /proc"},
 	} {
-		r, err := s.Prepare("c", test.root, test.mode, ids)
+		r, err := s.Prepare("c", Directory(test.root), test.mode, ids)
 		if err == nil {
 			r.Close()
 		}
@@ -276,7 +276,7 @@ func TestOwnMountLeftOut(t *testing.T) {
 	defer unix.Unmount(dir+"/mnt", unix.MNT_DETACH)
 	defer closer.Close()
 	// Nobody serves it: without the hint it is a file system as any other, with it it goes.
-	if _, err := s.Prepare("c", dir, "ro", ids); engine.Errno(err) != syscall.EOPNOTSUPP || !strings.Contains(err.Error(), "fuse at "+dir+"/mnt") {
+	if _, err := s.Prepare("c", Directory(dir), "ro", ids); engine.Errno(err) != syscall.EOPNOTSUPP || !strings.Contains(err.Error(), "fuse at "+dir+"/mnt") {
 		t.Errorf("Prepare = %v", err)
 	}
 	s.Forbid(dir+"/mnt", dev)
@@ -297,7 +297,7 @@ func TestMappedTwice(t *testing.T) {
 	defer unix.Unmount(root, unix.MNT_DETACH)
 	home(t, s, "c")
 	for mode := range modes {
-		r, err := s.Prepare("c", root, mode, ids)
+		r, err := s.Prepare("c", Directory(root), mode, ids)
 		if err == nil {
 			r.Close()
 		}
@@ -383,7 +383,7 @@ func TestManyAtOnceInUserNamespaces(t *testing.T) {
 			id, from := fmt.Sprint("c", i), []string{root, engine.RootHost}[i%2]
 			for range 5 {
 				home(t, s, id)
-				r, err := s.Prepare(id, from, []engine.RootMode{"overlay", "volatile", "ro"}[i%3], both[i/2%2])
+				r, err := s.Prepare(id, Directory(from), []engine.RootMode{"overlay", "volatile", "ro"}[i%3], both[i/2%2])
 				if err != nil {
 					t.Error(err)
 					return

@@ -10,47 +10,48 @@ import (
 	"github.com/ctrfs/ctrfs/engine/crash"
 )
 
-// mountOverlay mounts lower under the container's private layer.
-func (s *Store) mountOverlay(r *Root, id string, lower *os.File, attr uint64, ids *IDs) (*os.File, error) {
+// mountOverlay mounts l under the container's private layer.
+func (s *Store) mountOverlay(r *Root, id string, l *lowers, ids *IDs) (*os.File, error) {
 	dir, err := openat(s.homes, inHomes(id), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	if err != nil {
 		return nil, err
 	}
 	defer dir.Close()
-	return s.overlayIn(r, dir, lower, attr, ids)
+	return s.overlayIn(r, dir, l, ids)
 }
 
-// overlayIn mounts lower under the layer in dir, and makes that if there is none. What it needed for that stays with r.
-func (s *Store) overlayIn(r *Root, dir, lower *os.File, attr uint64, ids *IDs) (*os.File, error) {
-	// With the owner that lower has on disk: the layer is made before anything is idmapped.
-	upper, work, err := layerIn(dir, lower)
+// overlayIn mounts l under the layer in dir, and makes that if there is none. What it needed for that stays with r.
+func (s *Store) overlayIn(r *Root, dir *os.File, l *lowers, ids *IDs) (*os.File, error) {
+	// With the owner that the root has on disk: the layer is made before anything is idmapped.
+	upper, work, err := layerIn(dir, l.dirs[0])
 	if err != nil {
 		return nil, err
 	}
 	defer upper.Close()
 	defer work.Close()
-	if ids == nil {
-		return newOverlay(layers{lower: lower, upper: upper, work: work}, attr)
+	if ids == nil && l.base == nil {
+		return newOverlay(layers{lowers: l.dirs, upper: upper, work: work}, l.attr)
 	}
-	lower, err = r.idmapped(lower, ids)
+	v, err := r.shown(l, ids)
 	if err != nil {
 		return nil, err
 	}
+	defer v.close()
 	home, err := r.idmapped(dir, ids) // one for both halves, which have to be on one mount
 	if err != nil {
 		return nil, err
 	}
-	mappedUpper, mappedWork, err := layerIn(home, lower)
+	mappedUpper, mappedWork, err := layerIn(home, v.dirs[0])
 	if err != nil {
 		return nil, err
 	}
 	defer mappedUpper.Close()
 	defer mappedWork.Close()
-	return s.overlay(layers{lower: lower, upper: mappedUpper, work: mappedWork, detached: []*os.File{lower, home}, ids: ids}, attr)
+	return s.overlay(layers{lowers: v.dirs, upper: mappedUpper, work: mappedWork, detached: []*os.File{v.mount, home}, ids: ids}, l.attr)
 }
 
-// idmapped makes a clone of the mount that dir is on, from dir on, with ids, which stays with the root. What is mounted
-// below it stays behind: overlayfs would not look at it.
+// idmapped makes a clone of the mount that dir is on, from dir on, with ids if there are any, which stays with the root. What is
+// mounted below it stays behind: overlayfs would not look at it.
 func (r *Root) idmapped(dir *os.File, ids *IDs) (*os.File, error) {
 	tree, err := clone(dir, "", false, 0, ids)
 	if err == nil {
@@ -59,30 +60,33 @@ func (r *Root) idmapped(dir *os.File, ids *IDs) (*os.File, error) {
 	return tree, locate(err, dir)
 }
 
-// mountVolatile mounts lower under a layer in memory, which the container's own memory limit pays for and which goes
+// mountVolatile mounts l under a layer in memory, which the container's own memory limit pays for and which goes
 // with the mount. The kernel's option "volatile" would add only a directory to make: a tmpfs has nothing to write back.
 // With ids the layer itself is not idmapped, which kernels before 6.3 cannot do with a tmpfs; its files have the host's
 // ids, and nobody but the container sees them. So root may make the overlay.
-func (s *Store) mountVolatile(r *Root, id string, lower *os.File, attr uint64, ids *IDs) (*os.File, error) {
+func (s *Store) mountVolatile(r *Root, _ string, l *lowers, ids *IDs) (*os.File, error) {
 	memory, err := newTmpfs()
 	if err != nil {
 		return nil, err
 	}
 	r.scaffold = append(r.scaffold, memory)
-	detached := []*os.File{memory}
-	if ids != nil {
-		if lower, err = r.idmapped(lower, ids); err != nil {
+	o := layers{lowers: l.dirs, detached: []*os.File{memory}}
+	if ids != nil || l.base != nil {
+		v, err := r.shown(l, ids)
+		if err != nil {
 			return nil, err
 		}
-		detached = append(detached, lower)
+		defer v.close()
+		o.lowers, o.detached = v.dirs, append(o.detached, v.mount)
 	}
-	upper, work, err := layerIn(memory, lower)
+	upper, work, err := layerIn(memory, o.lowers[0])
 	if err != nil {
 		return nil, err
 	}
 	defer upper.Close()
 	defer work.Close()
-	return s.overlay(layers{lower: lower, upper: upper, work: work, detached: detached}, attr)
+	o.upper, o.work = upper, work
+	return s.overlay(o, l.attr)
 }
 
 // layerIn opens the upper and the work directory in dir. The work directory is made last, so its presence means that a

@@ -15,10 +15,14 @@ import (
 
 // layers are the directories that an overlay is made of, by descriptor.
 type layers struct {
-	lower, upper, work *os.File
-	detached           []*os.File // mounts, attached nowhere, that some of them lie on
-	ids                *IDs       // who makes it; nil: root
+	lowers      []*os.File // the uppermost first
+	upper, work *os.File   // nil: nothing is written
+	detached    []*os.File // mounts, attached nowhere, that some of them lie on
+	ids         *IDs       // who makes it; nil: root
 }
+
+// chain reports whether the one option that every kernel takes is not enough.
+func (l layers) chain() bool { return len(l.lowers) > 1 }
 
 // overlayOptions are set on every overlay, because a kernel may be built or loaded with other defaults. All are off
 // because a layer may meet another lower directory than it was made with, when rootfs is set anew: each of them stores
@@ -37,26 +41,58 @@ func makeOverlay(l layers, attr uint64) (*os.File, error) {
 	c := newContext("overlay")
 	defer c.close()
 	c.set("source", "overlay")
-	c.set("lowerdir", fdPath(l.lower))
-	c.set("upperdir", fdPath(l.upper))
-	c.set("workdir", fdPath(l.work))
+	if l.chain() {
+		// Of 6.5. A string of fsconfig(2) has 256 bytes, no place for forty of them.
+		for _, dir := range l.lowers {
+			c.set("lowerdir+", fdPath(dir))
+		}
+	} else {
+		c.set("lowerdir", fdPath(l.lowers[0]))
+	}
+	if l.upper != nil {
+		c.set("upperdir", fdPath(l.upper))
+		c.set("workdir", fdPath(l.work))
+	}
 	for _, option := range overlayOptions {
 		c.set(option, "off")
 	}
 	mount, err := c.mount(attr)
+	return l.verify(mount, err)
+}
+
+// verify checks what has become of an overlay that was asked for.
+func (l layers) verify(mount *os.File, err error) (*os.File, error) {
 	if err != nil {
-		if readOnly(l.upper) {
+		if l.upper != nil && readOnly(l.upper) {
 			return nil, errReadOnlyLayer // EINVAL, says the kernel
 		}
 		return nil, err
 	}
 	// An overlay that cannot use its work directory is mounted all the same, read-only, with a word in the kernel's
 	// log.
-	if readOnly(mount) {
+	if l.upper != nil && readOnly(mount) {
 		mount.Close()
 		return nil, errReadOnlyLayer
 	}
 	return mount, nil
+}
+
+// mountedOverlay makes the same with mount(2), whose options may fill a page, at the directory at of a mount namespace of
+// the caller's own, and takes it from there.
+func mountedOverlay(at string, l layers, attr uint64) (*os.File, error) {
+	options := []string{"lowerdir=" + fdPaths(l.lowers)}
+	if l.upper != nil {
+		options = append(options, "upperdir="+fdPath(l.upper), "workdir="+fdPath(l.work))
+	}
+	for _, option := range overlayOptions {
+		options = append(options, option+"=off")
+	}
+	return l.ids.as(func() (*os.File, error) {
+		if err := unix.Mount("overlay", at, "overlay", 0, strings.Join(options, ",")); err != nil {
+			return l.verify(nil, fmt.Errorf("overlay: mount: %w", err))
+		}
+		return l.verify(clone(nil, at, false, attr, nil))
+	})
 }
 
 var errReadOnlyLayer = fmt.Errorf("overlayfs cannot write to the layer: %w", syscall.EROFS)
@@ -76,16 +112,22 @@ func (s *Store) overlay(l layers, attr uint64) (*os.File, error) {
 			return mount, err
 		}
 	}
-	// Every layer has to be of the namespace in which the overlay is made.
-	if !slices.Contains(l.detached, l.lower) {
-		lower, err := clone(l.lower, "", true, 0, nil)
+	// Every layer has to be of the namespace in which the overlay is made. A chain is already.
+	if !l.chain() && !slices.Contains(l.detached, l.lowers[0]) {
+		lower, err := clone(l.lowers[0], "", true, 0, nil)
 		if err != nil {
 			return nil, err
 		}
 		defer lower.Close()
-		l.lower, l.detached = lower, append(l.detached, lower)
+		l.lowers, l.detached = []*os.File{lower}, append(l.detached, lower)
 	}
-	mount, err := attached(filepath.Join(s.state, "mnt"), l.detached, func() (*os.File, error) { return newOverlay(l, attr) })
+	at := filepath.Join(s.state, "mnt")
+	mount, err := attached(at, l.detached, func() (*os.File, error) {
+		if l.chain() {
+			return mountedOverlay(at, l, attr)
+		}
+		return newOverlay(l, attr)
+	})
 	if err == nil {
 		s.attach.Store(true)
 	}

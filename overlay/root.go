@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -56,40 +57,66 @@ func (r *Root) Close() error {
 	return err
 }
 
-// mode is what a root mode does: say it, and do it.
-type mode struct {
-	text  func(s *Store, id, root string) string
-	mount func(s *Store, r *Root, id string, lower *os.File, attr uint64, ids *IDs) (*os.File, error)
+// Source is what a root is made of.
+type Source struct {
+	// Path is the setting rootfs: an absolute path of the host, or [engine.RootHost].
+	Path string
+	// Layers are the directories of an image, in place of Path: absolute paths, the uppermost first. They are below the
+	// directory Base and on its mount, where nobody but root can change anything. Links are not followed.
+	Layers []string
+	Base   string
 }
 
-// modes are the root modes. Each mounts the directory lower with attr added to the mount's attributes.
+// Directory is the source that a directory of the host's is, or another setting of rootfs.
+func Directory(path string) Source { return Source{Path: path} }
+
+// String says what the source is, for the plan.
+func (from Source) String() string {
+	if len(from.Layers) > 0 {
+		return strings.Join(from.Layers, ":")
+	}
+	return from.Path
+}
+
+// mode is what a root mode does: say it, and do it.
+type mode struct {
+	text  func(s *Store, id string, from Source) string
+	mount func(s *Store, r *Root, id string, l *lowers, ids *IDs) (*os.File, error)
+}
+
+// modes are the root modes.
 var modes = map[engine.RootMode]mode{
 	engine.RootOverlay: {
-		text: func(s *Store, id, root string) string {
-			return fmt.Sprintf("overlay lower=%s upper=%s nodev", root, filepath.Join(s.layerPath(id), "upper"))
+		text: func(s *Store, id string, from Source) string {
+			return fmt.Sprintf("overlay lower=%s upper=%s nodev", from, filepath.Join(s.layerPath(id), "upper"))
 		},
 		mount: (*Store).mountOverlay,
 	},
 	engine.RootVolatile: {
-		text:  func(s *Store, id, root string) string { return fmt.Sprintf("overlay lower=%s upper=tmpfs nodev", root) },
+		text: func(s *Store, id string, from Source) string {
+			return fmt.Sprintf("overlay lower=%s upper=tmpfs nodev", from)
+		},
 		mount: (*Store).mountVolatile,
 	},
 	engine.RootReadOnly: {
-		text: func(s *Store, id, root string) string { return fmt.Sprintf("rbind %s ro nodev private", root) },
-		mount: func(s *Store, _ *Root, id string, lower *os.File, attr uint64, ids *IDs) (*os.File, error) {
-			return s.cloneRoot(lower, attr|unix.MOUNT_ATTR_RDONLY, ids)
+		text: func(s *Store, id string, from Source) string {
+			if len(from.Layers) > 0 {
+				return fmt.Sprintf("overlay lower=%s ro nodev", from)
+			}
+			return fmt.Sprintf("rbind %s ro nodev private", from)
 		},
+		mount: (*Store).mountReadOnly,
 	},
 	engine.RootDirect: {
-		text: func(s *Store, id, root string) string { return fmt.Sprintf("rbind %s rw nodev private", root) },
-		mount: func(s *Store, _ *Root, id string, lower *os.File, attr uint64, ids *IDs) (*os.File, error) {
-			return s.cloneRoot(lower, attr, ids)
+		text: func(s *Store, id string, from Source) string { return fmt.Sprintf("rbind %s rw nodev private", from) },
+		mount: func(s *Store, _ *Root, id string, l *lowers, ids *IDs) (*os.File, error) {
+			return s.cloneRoot(l.dirs[0], l.attr, ids)
 		},
 	},
 }
 
-// Describe returns the mounts that Prepare would make, without making them or looking at root.
-func (s *Store) Describe(id, root string, how engine.RootMode) ([]Mount, error) {
+// Describe returns the mounts that Prepare would make, without making them or looking at the source.
+func (s *Store) Describe(id string, from Source, how engine.RootMode) ([]Mount, error) {
 	m, ok := modes[how]
 	if !ok {
 		return nil, engine.Invalid("rootfs.mode", string(how), "not a root mode", "write overlay, volatile, ro or rw")
@@ -97,8 +124,13 @@ func (s *Store) Describe(id, root string, how engine.RootMode) ([]Mount, error) 
 	if err := validID(id); err != nil {
 		return nil, err
 	}
-	mounts := []Mount{{Target: "/", Text: m.text(s, id, root)}}
-	if root != engine.RootHost {
+	mounts := []Mount{{Target: "/", Text: m.text(s, id, from)}}
+	if len(from.Layers) > 0 && how == engine.RootDirect {
+		return nil, &engine.Error{Op: "start", File: "rootfs.mode", Value: string(how), Errno: syscall.EINVAL,
+			Why:  "an image is never changed, other containers may use it",
+			Cure: "write overlay or volatile, or set rootfs to a directory"}
+	}
+	if len(from.Layers) > 0 || from.Path != engine.RootHost {
 		return mounts, nil
 	}
 	if how == engine.RootDirect {
@@ -113,38 +145,38 @@ func (s *Store) Describe(id, root string, how engine.RootMode) ([]Mount, error) 
 	return mounts, nil
 }
 
-// Prepare makes the root of container id from root, an absolute path or [engine.RootHost]. A writable layer is made
-// when it is the container's first. With ids, files have the ids on disk that the container sees; without, those of the
-// host. Errors: as [Store.Check], and EROFS or ENOSPC of the state directory, EOPNOTSUPP where a file system cannot be
-// idmapped, and whatever the kernel says of the one that root is on.
-func (s *Store) Prepare(id, root string, how engine.RootMode, ids *IDs) (*Root, error) {
-	mounts, err := s.Describe(id, root, how)
+// Prepare makes the root of container id. A writable layer is made when it is the container's first. With ids, files have
+// the ids on disk that the container sees; without, those of the host. Errors: as [Store.Check], and EROFS or ENOSPC of the
+// state directory, EOPNOTSUPP where a file system cannot be idmapped, and whatever the kernel says of the one that the
+// source is on.
+func (s *Store) Prepare(id string, from Source, how engine.RootMode, ids *IDs) (*Root, error) {
+	mounts, err := s.Describe(id, from, how)
 	if err != nil {
 		return nil, err
 	}
-	r, err := bounded(func() (*Root, error) { return s.prepare(id, root, modes[how], mounts, ids) }, (*Root).Close)
+	r, err := bounded(func() (*Root, error) { return s.prepare(id, from, modes[how], mounts, ids) }, (*Root).Close)
 	if errors.Is(err, syscall.ETIMEDOUT) {
-		return nil, rootError("start", root, err)
+		return nil, rootError("start", from.Path, err)
 	}
 	return r, err
 }
 
-func (s *Store) prepare(id, root string, m mode, mounts []Mount, ids *IDs) (*Root, error) {
-	lower, attr, err := s.lower(root)
+func (s *Store) prepare(id string, from Source, m mode, mounts []Mount, ids *IDs) (*Root, error) {
+	l, err := s.lowers(from)
 	if err != nil {
-		return nil, rootError("start", root, err)
+		return nil, rootError("start", from.Path, err)
 	}
-	defer lower.Close()
+	defer l.close()
 	r := &Root{}
 	for i, mount := range mounts {
 		if i == 0 {
-			mount.File, err = m.mount(s, r, id, lower, attr, ids)
+			mount.File, err = m.mount(s, r, id, l, ids)
 		} else {
 			mount.File, err = s.part(mount.Target, ids)
 		}
 		if err != nil {
 			r.Close()
-			return nil, prepareError(root, err)
+			return nil, prepareError(from.Path, err)
 		}
 		r.Mounts = append(r.Mounts, mount)
 	}
@@ -170,39 +202,6 @@ func prepareError(root string, err error) error {
 		e.Errno, e.Cure = syscall.EOPNOTSUPP, "run it without a user namespace: "+withoutUserns
 	}
 	return e
-}
-
-// inherited are the attributes of the mount that a root is on which the container's root keeps.
-var inherited = []struct {
-	flag int64
-	attr uint64
-}{
-	{unix.MS_NOSUID, unix.MOUNT_ATTR_NOSUID}, // statfs(2): ST_NOSUID and ST_NOEXEC are numbered as MS_* are
-	{unix.MS_NOEXEC, unix.MOUNT_ATTR_NOEXEC},
-}
-
-// lower opens the directory that a root is made of, and says which attributes its mount shall have.
-func (s *Store) lower(root string) (*os.File, uint64, error) {
-	if root == engine.RootHost {
-		dir, err := s.host.skeleton()
-		return dir, unix.MOUNT_ATTR_NODEV, err // the state directory's own attributes say nothing about the host's programs
-	}
-	dir, err := s.open(root)
-	if err != nil {
-		return nil, 0, err
-	}
-	var fs unix.Statfs_t
-	if err := unix.Fstatfs(int(dir.Fd()), &fs); err != nil {
-		dir.Close()
-		return nil, 0, err
-	}
-	attr := uint64(unix.MOUNT_ATTR_NODEV)
-	for _, i := range inherited {
-		if fs.Flags&i.flag != 0 {
-			attr |= i.attr
-		}
-	}
-	return dir, attr, nil
 }
 
 // layerPath is where the writable layer of a container is, for texts.

@@ -32,7 +32,7 @@ func prepare(t testing.TB, s *Store, id, root string, mode engine.RootMode) *Roo
 func prepareAs(t testing.TB, s *Store, id, root string, mode engine.RootMode, ids *IDs) *Root {
 	t.Helper()
 	home(t, s, id)
-	r, err := s.Prepare(id, root, mode, ids)
+	r, err := s.Prepare(id, Directory(root), mode, ids)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +250,7 @@ func TestAttachedLayers(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
-			if r, err := s.Prepare("c", root, engine.RootVolatile, nil); err != nil {
+			if r, err := s.Prepare("c", Directory(root), engine.RootVolatile, nil); err != nil {
 				t.Error(err)
 			} else {
 				r.Close()
@@ -280,7 +280,7 @@ func TestPrepareErrors(t *testing.T) {
 	}
 	home(t, s, "c")
 	for _, test := range tests {
-		r, err := s.Prepare(test.id, test.root, test.mode, nil)
+		r, err := s.Prepare(test.id, Directory(test.root), test.mode, nil)
 		if err == nil {
 			r.Close()
 		}
@@ -310,7 +310,7 @@ func TestReadOnlyState(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ro.homes.Close()
-	if _, err := ro.Prepare("c", root, engine.RootOverlay, nil); engine.Errno(err) != syscall.EROFS {
+	if _, err := ro.Prepare("c", Directory(root), engine.RootOverlay, nil); engine.Errno(err) != syscall.EROFS {
 		t.Errorf("Prepare = %v, want EROFS", err)
 	}
 }
@@ -323,7 +323,7 @@ func TestManyAtOnce(t *testing.T) {
 			id, from := fmt.Sprint("c", i), []string{root, engine.RootHost}[i%2]
 			for range 5 {
 				home(t, s, id)
-				r, err := s.Prepare(id, from, []engine.RootMode{"overlay", "volatile", "ro"}[i%3], nil)
+				r, err := s.Prepare(id, Directory(from), []engine.RootMode{"overlay", "volatile", "ro"}[i%3], nil)
 				if err != nil {
 					t.Error(err)
 					return
@@ -343,12 +343,12 @@ func TestDescribe(t *testing.T) {
 	s, root := newStore(t), testRoot(t, tempDir(t))
 	for _, from := range []string{root, engine.RootHost} {
 		r := prepare(t, s, "c", from, engine.RootOverlay)
-		said, err := s.Describe("c", from, engine.RootOverlay)
+		said, err := s.Describe("c", Directory(from), engine.RootOverlay)
 		if err != nil || !slices.EqualFunc(said, r.Mounts, func(a, b Mount) bool { return a.Target == b.Target && a.Text == b.Text }) {
 			t.Errorf("described %+v, %v; made %+v", said, err, r.Mounts)
 		}
 	}
-	said, err := s.Describe("7", "/srv/debian", engine.RootOverlay)
+	said, err := s.Describe("7", Directory("/srv/debian"), engine.RootOverlay)
 	if want := "overlay lower=/srv/debian upper=" + s.state + "/containers/7/7/upper nodev"; err != nil || said[0].Text != want {
 		t.Errorf("got %+v, %v; want %q", said, err, want)
 	}

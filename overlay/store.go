@@ -259,6 +259,30 @@ func (s *Store) Discard(id string) error {
 	})
 }
 
+// OpenLayer opens the writable layer of a container, as overlayfs has it on disk; nil when there is none yet. It is the caller's to close.
+func (s *Store) OpenLayer(id string) (*os.File, error) {
+	if err := validID(id); err != nil {
+		return nil, err
+	}
+	dir, err := openat(s.homes, inHomes(id)+"/upper", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return dir, err
+}
+
+// OpenLower opens what a root is, to be read. It is the caller's to close. Errors: as [Store.Check].
+func (s *Store) OpenLower(root string) (*os.File, error) {
+	dir, err := bounded(func() (*os.File, error) { return s.open(root) }, (*os.File).Close)
+	if err != nil {
+		return nil, rootError("commit", root, err)
+	}
+	return dir, nil
+}
+
+// TakeAway gives up an entry of a directory of the state directory, which others keep there, likewise.
+func (s *Store) TakeAway(dir *os.File, name string) error { return s.trash.take(dir, name) }
+
 // give does what gives something of a container up. That there is nothing to give up is no error.
 func (s *Store) give(id string, up func() error) error {
 	if err := validID(id); err != nil {

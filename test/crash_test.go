@@ -25,11 +25,12 @@ type crashing struct {
 }
 
 const (
-	created = "mkdir c; echo $ROOT > c/rootfs; echo sh -c \"'trap \\\"exit 3\\\" TERM; echo up; while :; do sleep 0.02; done'\" > c/cmd; "
-	running = created + "echo 1 > c/start; until grep -q up c/log; do :; done; "
-	exited  = created + "echo 1 > c/start; until grep -q up c/log; do :; done; echo 1 > c/stop; cat c/wait; "
-	within  = running + "mkdir c/exec/x; echo sh -c \"'trap \\\"exit 4\\\" TERM; echo in; while :; do sleep 0.02; done'\" > c/exec/x/cmd; "
-	inside  = within + "echo 1 > c/exec/x/start; until grep -q in c/exec/x/log; do :; done; "
+	created  = "mkdir c; echo $ROOT > c/rootfs; echo sh -c \"'trap \\\"exit 3\\\" TERM; echo up; while :; do sleep 0.02; done'\" > c/cmd; "
+	running  = created + "echo 1 > c/start; until grep -q up c/log; do :; done; "
+	exited   = created + "echo 1 > c/start; until grep -q up c/log; do :; done; echo 1 > c/stop; cat c/wait; "
+	within   = running + "mkdir c/exec/x; echo sh -c \"'trap \\\"exit 4\\\" TERM; echo in; while :; do sleep 0.02; done'\" > c/exec/x/cmd; "
+	imported = "mkdir images/a; tar -C $ROOT/. -cf $TMP/a.tar etc; tar -C $ROOT/. -cf $TMP/b.tar etc tmp; cat $TMP/a.tar > images/a/tar; cat images/a/wait; "
+	inside   = within + "echo 1 > c/exec/x/start; until grep -q in c/exec/x/log; do :; done; "
 )
 
 var crashings = []crashing{
@@ -52,12 +53,20 @@ var crashings = []crashing{
 	{name: "rename", prepare: exited, do: "mv c d"},
 	{name: "move", prepare: exited + "mkdir p", do: "mv c p/c"},
 	{name: "remove", prepare: exited + "echo 1 > c/stdin.open; mkdir c/exec/x", do: "rmdir c"},
+	{name: "create image", do: "mkdir images/a"},
+	{name: "import", prepare: "mkdir images/a; tar -C $ROOT/. -cf $TMP/a.tar .", do: "cat $TMP/a.tar > images/a/tar && [ $(cat images/a/wait) = ready ]"},
+	{name: "import anew", prepare: imported, do: "cat $TMP/b.tar > images/a/tar && [ $(cat images/a/wait) = ready ]"},
+	{name: "give an image", prepare: imported + "mkdir c", do: "echo a > c/image"},
+	{name: "take an image away", prepare: imported + "mkdir c; echo a > c/image", do: "echo > c/image"},
+	{name: "commit", prepare: running, do: "echo a > c/commit && [ $(cat images/a/wait) = ready ]"},
+	{name: "remove image", prepare: imported, do: "rmdir images/a"},
 	{name: "recover", prepare: inside + "mkdir d; echo 1 > d/stdin.open", kill: true},
 }
 
 // look prints everything that one of these operations changes.
-const look = `for x in c d p p/c; do [ -d $x ] || continue; echo "$x:"; cd $x; cat state exit cmd env memory.max stdin.open log; [ -s log ] || echo
-	for e in exec/*/; do [ -d "$e" ] && (echo $e; cd $e; cat state exit cmd env log); done; cd "$MNT"; done; true`
+const look = `for x in c d p p/c; do [ -d $x ] || continue; echo "$x:"; cd $x; cat state exit cmd env memory.max stdin.open image log; [ -s log ] || echo
+	for e in exec/*/; do [ -d "$e" ] && (echo $e; cd $e; cat state exit cmd env log); done; cd "$MNT"; done
+	for i in images/*/; do [ -d $i ] && echo $i $(wc -l < $i/layers) layers of $(cat $i/size); done; true`
 
 // finish shows that what is there works, whatever state it is in, and takes it away: each container of these is started once more and
 // exits as it should, each exec is removed.
@@ -66,7 +75,8 @@ const finish = `set -e; for x in p/c c d p; do [ -d $x ] || continue
 	for e in $x/exec/*/; do [ -d "$e" ] || continue; echo KILL 2> /dev/null > $e/kill || true; cat $e/wait > /dev/null; rmdir $e; done
 	echo KILL 2> /dev/null > $x/kill || true; cat $x/wait > /dev/null
 	echo $ROOT > $x/rootfs; echo 'sh -c "exit 7"' > $x/cmd; echo 1 > $x/start; [ "$(cat $x/wait)" = 7 ]
-	rmdir $x; done; ls -d */ 2> /dev/null || true`
+	rmdir $x; done
+	for i in images/*/; do [ -d $i ] || continue; cat $i/wait > /dev/null; rmdir $i; done; ls -d [!i]*/ images/*/ 2> /dev/null || true`
 
 // crashBench is one mounted ctrfs whose server can be killed at a point.
 type crashBench struct {
@@ -209,6 +219,10 @@ func (b *crashBench) close() error {
 	stays := ""
 	left := func() bool {
 		if stays = b.ownerless(); stays != "" {
+			return true
+		}
+		if kept, _ := filepath.Glob(b.State + "/images/*/*"); len(kept) > 0 {
+			stays = fmt.Sprintf("of images: %q", kept)
 			return true
 		}
 		files := openFiles(b.keeper)

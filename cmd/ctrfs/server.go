@@ -55,6 +55,7 @@ func runServer(r keeper.Request) error {
 	if err != nil {
 		return err
 	}
+	heirs := fs.Inherit(heritage(account.Waits), log) // at once: on those connections nobody answers
 	live, err := lockSoon(filepath.Join(r.Run, liveName))
 	if err != nil {
 		return errors.Join(err, client.Failed(err))
@@ -63,10 +64,11 @@ func runServer(r keeper.Request) error {
 	// From here on, since whoever sees the mount may ask for its end at once.
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
-	e, tree, err := open(r, log, client, account)
+	e, tree, err := open(r, log, client, account, heirs)
 	if err != nil {
 		return errors.Join(err, client.Failed(err))
 	}
+	client.HandOver(func() [][]*os.File { return waits(tree, log) })
 	if err := client.Ready(); err != nil {
 		return err
 	}
@@ -74,6 +76,31 @@ func runServer(r keeper.Request) error {
 	e.Warm()
 	e.Automate()
 	return serve(e, tree, client, signals, r.Dir, log)
+}
+
+// heritage is what the server before has left behind, by way of the keeper.
+func heritage(all [][]*os.File) (out []fs.Heritage) {
+	for _, files := range all {
+		if len(files) == 2 {
+			out = append(out, fs.Heritage{Connection: files[0], Ledger: files[1]})
+		}
+	}
+	return out
+}
+
+// waits is what this one leaves behind.
+func waits(tree *fs.Server, log *slog.Logger) (out [][]*os.File) {
+	all, err := tree.HandOver(func() (*os.File, error) {
+		fd, err := unix.MemfdCreate("waits", unix.MFD_CLOEXEC)
+		return os.NewFile(uintptr(fd), "waits"), os.NewSyscallError("memfd_create", err)
+	})
+	if err != nil {
+		log.Error("who is blocked in wait gets an error", "err", err)
+	}
+	for _, one := range all {
+		out = append(out, []*os.File{one.Connection, one.Ledger})
+	}
+	return out
 }
 
 // lockSoon is [lock], for who comes after a server that ends: its keeper has died.
@@ -89,14 +116,14 @@ func lockSoon(name string) (*os.File, error) {
 }
 
 // open brings up the engine, then the tree in front of it.
-func open(r keeper.Request, log *slog.Logger, client *keeper.Client, account keeper.Account) (*local.Engine, *fs.Server, error) {
+func open(r keeper.Request, log *slog.Logger, client *keeper.Client, account keeper.Account, heirs *fs.Heirs) (*local.Engine, *fs.Server, error) {
 	e, err := local.New(local.Options{Mount: r.Dir, State: r.State, Run: r.Run, Log: log,
 		Cgroups: cgroup.Options{Root: r.CgroupRoot, Owner: source(r.Run)}, CgroupV1: names(r.CgroupV1), Again: r.Again}, client, account)
 	if err != nil {
 		return nil, nil, err
 	}
 	dead := detachDead(r.Dir, source(r.Run), log)
-	tree, err := fs.Mount(r.Dir, e, fs.Options{Version: versionText(), Logger: log, Source: source(r.Run), Replace: dead})
+	tree, err := fs.Mount(r.Dir, e, fs.Options{Version: versionText(), Logger: log, Source: source(r.Run), Replace: dead, Heirs: heirs})
 	if err != nil {
 		e.Close()
 		return nil, nil, err

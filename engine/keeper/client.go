@@ -40,6 +40,7 @@ type Client struct {
 	mu      sync.Mutex
 	seq     uint32              // guarded by mu
 	waiting map[uint32]*request // guarded by mu; nil once the keeper is gone
+	give    func() [][]*os.File // see [Client.HandOver]; guarded by mu
 	gone    chan struct{}
 }
 
@@ -55,6 +56,7 @@ type Account struct {
 	Exits   []Exit
 	Pinned  map[string][]*os.File // by container, as [Client.Pin] got them
 	Claims  *os.File              // the file of claims, see [ClaimsFile]; the receiver's to close
+	Waits   [][]*os.File          // what the server before has handed over, see [Client.HandOver]; likewise
 }
 
 // Dial takes over the socket that the keeper gave to the server. What happens after the account waits for [Client.Serve].
@@ -79,6 +81,8 @@ func Dial(socket *os.File) (*Client, Account, error) {
 			a.Exits = append(a.Exits, exitOf(&m))
 		case kindPinned:
 			a.Pinned[m.id()] = filesOf(fds)
+		case kindWaits:
+			a.Waits = append(a.Waits, filesOf(fds))
 		case kindListed:
 			if a.Claims = fileOf(fds); a.Claims == nil {
 				l.close()
@@ -130,6 +134,8 @@ func (c *Client) Serve(exited func(Exit)) {
 			if err := c.Ready(); err != nil {
 				continue // the next packet does not come, either
 			}
+		case kindLinger:
+			c.linger()
 		case kindStarted, kindNamespacesMade, kindPerformed, kindRan, kindResized:
 			c.mu.Lock()
 			w, ok := c.waiting[m.Seq]
@@ -145,6 +151,27 @@ func (c *Client) Serve(exited func(Exit)) {
 		}
 		closeAll(fds)
 	}
+}
+
+// HandOver has give called when an upgrade is about to end the server, for what the next one gets in its account: files of those who
+// are blocked in wait, which stay the server's.
+func (c *Client) HandOver(give func() [][]*os.File) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.give = give
+}
+
+// linger tells the keeper who waits. What it does not learn costs those an error, as the death of a server does.
+func (c *Client) linger() {
+	c.mu.Lock()
+	give := c.give
+	c.mu.Unlock()
+	if give != nil {
+		for _, files := range give() {
+			_ = c.link.send(&message{Kind: kindWaits}, "", files) // a connection may have ended just now
+		}
+	}
+	_ = c.link.send(&message{Kind: kindLingers}, "", nil) // the keeper does not wait for long
 }
 
 // Gone is closed when the keeper is no more.

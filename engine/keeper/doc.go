@@ -17,6 +17,7 @@
 //	                 ◄── kindRunning, pidfd ──      for each container that lives     ┐
 //	                 ◄── kindExit ────────────      for each exit not acknowledged    │ once, at the beginning
 //	                 ◄── kindPinned, files ───      for each container with pins      │
+//	                 ◄── kindWaits, files ────      for each kindWaits of the server before, when an upgrade has ended that
 //	                 ◄── kindListed, claims ──      the file of claims, see [Claims]          ┘
 //	kindReady ────────►                             the mount answers
 //	kindFailed ───────►                             it never will; text says why
@@ -36,6 +37,9 @@
 //	kindResize ───────►                             the new size of a terminal
 //	                 ◄── kindResized ─────────      it has that; or errno
 //	kindInput, file ──►                             what keeps a standard input open; without a file, no more
+//	                 ◄── kindLinger ──────────      an upgrade is about to end it: who is blocked in wait?
+//	kindWaits, files ─►                             those, for the next server to answer: a connection to the kernel, and a list
+//	kindLingers ──────►                             that was all
 //
 // The command line speaks to the keeper over a unix socket in the run directory, one line each way ([Request]). One of these lines
 // comes with another program, which the keeper executes in its own place, under all that it keeps (upgrade.go). Where a service
@@ -48,6 +52,9 @@
 //
 // A server that dies is heard out: what it has said is done, and launches that it wanted have come to their end, or are ended after a
 // second, before the next server is told what lives. A program that began to run later would be nobody's.
+//
+// An upgrade ends the server likewise, but before that it hands over who is blocked in wait: the connection to the kernel, which stays
+// open, and the next server answers on it (fs.Heirs has why). To the keeper these are files without a meaning.
 //
 // An exit is in the journal before anyone is told, and counts until the server has acknowledged it. So is a run before its start is
 // answered. If the keeper dies, containers live on without it, but for what it held (terminals are hung up); the next keeper finds the

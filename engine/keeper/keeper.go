@@ -31,6 +31,7 @@ type Keeper struct {
 	exits      map[exitKey]message         // journalled and not acknowledged; guarded by mu
 	pins       map[[idSize]byte][]*os.File // namespaces held for a container; guarded by mu
 	inputs     map[[idSize]byte][]*os.File // the writing end of a container's standard input; guarded by mu
+	waits      [][]*os.File                // of a server that an upgrade has ended, for the next one; guarded by mu
 	server     *server                     // nil while none runs; guarded by mu
 	restarting bool                        // a server died and its successor is on its way; guarded by mu
 	ending     bool                        // nobody wants a server any more; guarded by mu

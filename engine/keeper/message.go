@@ -40,12 +40,16 @@ const (
 	kindResize
 	kindResized
 	kindInput
+	kindLinger
+	kindWaits
+	kindLingers
 )
 
 // told names what a server tells the keeper, for package crash.
 var told = [...]string{kindReady: "tell the keeper: ready", kindFailed: "tell the keeper: failed", kindStart: "tell the keeper: start",
 	kindAck: "tell the keeper: recorded", kindNamespaces: "stock namespaces", kindPin: "tell the keeper: pin", kindUnpin: "tell the keeper: unpin",
-	kindPerform: "tell the keeper: perform", kindRun: "tell the keeper: run", kindResize: "tell the keeper: resize", kindInput: "tell the keeper: input"}
+	kindPerform: "tell the keeper: perform", kindRun: "tell the keeper: run", kindResize: "tell the keeper: resize", kindInput: "tell the keeper: input",
+	kindWaits: "tell the keeper: waits", kindLingers: "tell the keeper: all waits"}
 
 // idSize bounds the length of a container's id in a message, or of an exec's, which to the keeper is the same.
 const idSize = 32

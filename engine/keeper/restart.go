@@ -122,6 +122,7 @@ func (k *Keeper) End() {
 	defer k.mu.Unlock()
 	k.ending, k.awaited = true, false
 	if k.server == nil {
+		k.dropWaits()
 		k.endIfIdle()
 		return
 	}

@@ -25,6 +25,7 @@ type server struct {
 	reaped  bool                    // its pid may be another process's; guarded by Keeper.mu
 	starts  sync.WaitGroup          // launches that it has asked for
 	heard   chan struct{}           // closed when all is heard that it has said
+	lingers chan struct{}           // it has handed over who waits
 	gone    chan syscall.WaitStatus // its exit, when an upgrade waits for that
 }
 
@@ -100,7 +101,7 @@ func (k *Keeper) startServer(r Request) (*server, error) {
 		return nil, err
 	}
 	s := &server{pid: pid, link: l, out: newOutbox(l), started: time.Now(), answer: make(chan error, 1),
-		heard: make(chan struct{}), gone: make(chan syscall.WaitStatus, 1)}
+		heard: make(chan struct{}), lingers: make(chan struct{}, 1), gone: make(chan syscall.WaitStatus, 1)}
 	k.server = s
 	for c := range k.living {
 		k.announce(s, c)
@@ -111,6 +112,10 @@ func (k *Keeper) startServer(r Request) (*server, error) {
 	for id, files := range k.pins {
 		k.lendPins(s, id, files)
 	}
+	for _, files := range k.waits {
+		s.out.put(message{Kind: kindWaits}, files...)
+	}
+	k.waits = nil // they end with this server
 	if err := k.lendClaims(s); err != nil {
 		k.log.Error("a server gets no file of claims", "err", err) // it will say so, and end
 		s.out.put(message{Kind: kindListed})
@@ -191,6 +196,14 @@ func (k *Keeper) serve(s *server) {
 			continue
 		case kindUnpin:
 			k.pin(m, nil)
+		case kindWaits:
+			k.holdWaits(filesOf(fds))
+			continue
+		case kindLingers:
+			select {
+			case s.lingers <- struct{}{}:
+			default:
+			}
 		case kindReady:
 			k.answered(s)
 		case kindFailed:

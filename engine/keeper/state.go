@@ -34,6 +34,7 @@ type state struct {
 	Exits    []message        `json:"exits"` // also in the journal, if that could be written
 	Pins     map[string][]int `json:"pins"`
 	Inputs   map[string][]int `json:"inputs"`
+	Waits    [][]int          `json:"waits,omitempty"`
 }
 
 type savedChild struct {
@@ -116,6 +117,9 @@ func (k *Keeper) save(l *net.UnixListener, asker *net.UnixConn) (*state, []int, 
 	for id, files := range k.inputs {
 		m := message{ID: id}
 		s.Inputs[m.id()] = n.numbers(files)
+	}
+	for _, files := range k.waits {
+		s.Waits = append(s.Waits, n.numbers(files))
 	}
 	return s, n.fds, n.err
 }
@@ -208,6 +212,9 @@ func (s *state) restore(k *Keeper, runs []run) []run {
 	}
 	for id, fds := range s.Inputs {
 		k.inputs[idBytes(id)] = takeAll(fds, "stdin")
+	}
+	for _, fds := range s.Waits {
+		k.waits = append(k.waits, takeAll(fds, "waits"))
 	}
 	if s.Inotify >= 0 {
 		syscall.CloseOnExec(s.Inotify)

@@ -21,6 +21,8 @@ import (
 //	Request, program ─────────►    is the program sealed, does it read
 //	                               what is here? Else: error
 //	                               new starts wait, those on their way end
+//	                               ── kindLinger ───────────────────────►  who is blocked in wait?
+//	                               ◄──────────────────────── kindWaits ──  their connection stays open, for the next server
 //	                               ── SIGKILL ──────────────────────────►  dies as it may at any moment
 //	                               copying stands still, state is written
 //	                               execve(2) of the program
@@ -37,13 +39,15 @@ import (
 type Reads struct {
 	Keepers []int    `json:"keepers"`
 	Stores  []string `json:"stores"`
+	Waits   bool     `json:"waits,omitempty"` // of whom is blocked in wait; a program that does not would hold them for ever
 }
 
 // Times of an upgrade.
 const (
 	drainLimit   = 25 * time.Second // for what is on its way, which is bounded by launchLimit but for hooks
+	lingerLimit  = time.Second      // for a server that does not say who waits
 	stopLimit    = 5 * time.Second  // for a server, or a log, on a disk that does not answer
-	upgradeLimit = drainLimit + 2*stopLimit + mountLimit
+	upgradeLimit = drainLimit + lingerLimit + 2*stopLimit + mountLimit
 	drainPause   = 2 * time.Millisecond
 )
 
@@ -52,7 +56,7 @@ var errUpgrading = errors.New("an upgrade has ended the server")
 // Upgrade has the keeper of a run directory execute another program, and returns when the mount answers again. program is a sealed
 // memfd.
 func Upgrade(run string, program *os.File, stores []string) error {
-	return ask(Request{Run: run, Upgrade: &Reads{Keepers: stateReads, Stores: stores}}, program, upgradeLimit+2*time.Second)
+	return ask(Request{Run: run, Upgrade: &Reads{Keepers: stateReads, Stores: stores, Waits: true}}, program, upgradeLimit+2*time.Second)
 }
 
 // count counts what is on its way.
@@ -90,7 +94,7 @@ func (k *Keeper) upgrade(r Request, program *os.File, l *net.UnixListener, asker
 		return err
 	}
 	if err = k.drain(); err == nil {
-		err = k.endServer(s)
+		err = k.endServer(s, r.Upgrade.Waits)
 	}
 	if err == nil {
 		err = k.drain()
@@ -107,15 +111,27 @@ func (k *Keeper) upgrade(r Request, program *os.File, l *net.UnixListener, asker
 	if k.server == nil && !k.ending && !errors.Is(err, errEnding) {
 		k.restarting = true
 		go k.restart(request, func(error) {})
+	} else {
+		k.dropWaits()
 	}
 	k.endIfIdle()
 	return err
 }
 
-// endServer kills the server, if there is one, and waits until all that it has sent has been heard.
-func (k *Keeper) endServer(s *server) error {
+// endServer kills the server, if there is one, and waits until all that it has sent has been heard. With waits it is asked before who is
+// blocked in wait.
+func (k *Keeper) endServer(s *server, waits bool) error {
 	if s == nil {
 		return nil
+	}
+	if waits {
+		s.out.put(message{Kind: kindLinger})
+		select {
+		case <-s.lingers:
+		case <-s.heard: // it has just died
+		case <-time.After(lingerLimit):
+			k.log.Warn("the server does not say who is blocked in wait; they get an error")
+		}
 	}
 	k.mu.Lock()
 	k.signal(s, syscall.SIGKILL)
@@ -136,6 +152,21 @@ func (k *Keeper) endServer(s *server) error {
 		return errEnding
 	}
 	return nil
+}
+
+// holdWaits keeps what the server has handed over until there is another one. Meanwhile nobody answers on that connection, nor refuses.
+func (k *Keeper) holdWaits(files []*os.File) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.waits = append(k.waits, files)
+}
+
+// dropWaits lets go of that when there will be no other server soon: then they get an error. k.mu is held.
+func (k *Keeper) dropWaits() {
+	for _, files := range k.waits {
+		closeFiles(files)
+	}
+	k.waits = nil
 }
 
 // acceptable says why a program shall not take over.

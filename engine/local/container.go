@@ -248,6 +248,11 @@ func (c *container) Update(by engine.Caller, file string, live bool, change func
 			return err
 		}
 	}
+	release, err := c.e.images.pin(v.Config, next)
+	if err != nil {
+		return err
+	}
+	defer release()
 	if v.State.Active() && next.Spec.Process.Terminal != v.Config.Spec.Process.Terminal {
 		return &engine.Error{Op: "write", File: file, Errno: syscall.EBUSY, Why: "a program gets its terminal when it starts",
 			Cure: "stop it first: echo 1 > stop"}
@@ -270,7 +275,7 @@ func (c *container) Update(by engine.Caller, file string, live bool, change func
 			return err
 		}
 	}
-	if next.Rootfs() != v.Config.Rootfs() {
+	if next.Image() == "" && next.Rootfs() != v.Config.Rootfs() {
 		if err := c.e.roots.Check(next.Rootfs()); err != nil {
 			return err
 		}
@@ -300,6 +305,9 @@ func (c *container) Update(by engine.Caller, file string, live bool, change func
 	c.rewatch(v.Config, next)
 	if !sameNamespaces(next, v.Config) {
 		c.unpin()
+	}
+	if old := v.Config.Extension.Image; old != nil && old != next.Extension.Image {
+		c.e.images.collect()
 	}
 	c.lookAnew(v.Config, next)
 	if v.Config.LogMax() != next.LogMax() {

@@ -15,12 +15,25 @@ import (
 // A container without a mount namespace of its own gets no root, no layer and no device nodes: see unmounted in engine/plan. Who
 // lends it one cannot be started again, or removed, as long as it runs: the layer of the lender's last run is still mounted.
 
+// source is what the root of a container is made of.
+func (e *Engine) source(config *engine.Config) (overlay.Source, error) {
+	use := config.Extension.Image
+	if use == nil {
+		return overlay.Directory(config.Rootfs()), nil
+	}
+	return e.images.source(use)
+}
+
 // describeRoot says which mounts the root of a start is made of, if it has one.
 func (c *container) describeRoot(config *engine.Config) ([]overlay.Mount, error) {
 	if !config.OwnMounts() {
 		return nil, nil
 	}
-	return c.e.roots.Describe(c.id, config.Rootfs(), config.RootMode())
+	from, err := c.e.source(config)
+	if err != nil {
+		return nil, err
+	}
+	return c.e.roots.Describe(c.id, from, config.RootMode())
 }
 
 // prepareRoot makes the root. One that is there already is not this container's to prepare.
@@ -29,7 +42,11 @@ func (s *starting) prepareRoot() (*overlay.Root, error) {
 	if !config.OwnMounts() {
 		return &overlay.Root{}, nil
 	}
-	return s.c.e.roots.Prepare(s.c.id, config.Rootfs(), config.RootMode(), s.around.ids)
+	from, err := s.c.e.source(config)
+	if err != nil {
+		return nil, err
+	}
+	return s.c.e.roots.Prepare(s.c.id, from, config.RootMode(), s.around.ids)
 }
 
 // rootDir opens the directory in which users are looked up by name.

@@ -69,6 +69,7 @@ type Engine struct {
 	log      *slog.Logger
 	store    *store
 	roots    *overlay.Store
+	images   *images
 	host     *cgroup.Host
 	groups   *cgroup.Tree
 	private  cgroup.Private
@@ -77,9 +78,10 @@ type Engine struct {
 	rest     rest
 	nodes    launch.Nodes
 	keeper   *keeper.Client
-	mountDir string // immutable
-	runDir   string // immutable
-	orphans  bool   // some that run have outlived their keeper; immutable
+	mountDir string   // immutable
+	runDir   string   // immutable
+	orphans  bool     // some that run have outlived their keeper; immutable
+	broken   []string // containers whose records cannot be read; immutable
 	watcher  *cgroup.Watcher
 	facts    facts
 	features func() []engine.Feature // found out when first asked for
@@ -120,6 +122,9 @@ func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, err
 	}
 	if err == nil {
 		e.roots.Distrust(e.writable)
+		err = e.openImages(o.State)
+	}
+	if err == nil {
 		err = e.recover(account)
 	}
 	if err == nil {
@@ -129,6 +134,9 @@ func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, err
 		e.stock = newStock(e.ids, e.furnish)
 	}
 	if err != nil {
+		if e.images != nil {
+			e.images.close()
+		}
 		account.Claims.Close()
 		e.watcher.Close()
 		e.bounds.close()
@@ -158,6 +166,7 @@ const flushLimit = 5 * time.Second
 func (e *Engine) Close() {
 	e.warming.Wait()
 	e.automatic.close()
+	e.images.close()
 	e.lookAway()
 	e.bounds.close()
 	e.stock.close()
@@ -319,6 +328,9 @@ func (e *Engine) Remove(by engine.Caller, ec engine.Container) error {
 	delete(e.byID, c.id)
 	delete(e.childrenOf(asContainer(c.parent)), c.name)
 	c.tellAlone(engine.EventRemove)
+	if v.Config.Image() != "" {
+		e.images.collect()
+	}
 	return nil
 }
 

@@ -25,6 +25,7 @@ func (e *Engine) recover(account keeper.Account) error {
 		return err
 	}
 	records, broken := e.store.load(ids)
+	e.broken = broken
 	e.plant(records)
 	if err := e.reopenGroups(); err != nil {
 		return err
@@ -51,6 +52,7 @@ func (e *Engine) recover(account keeper.Account) error {
 		return err
 	}
 	e.settleIn()
+	e.thawCommitted()
 	e.pinAgain(account)
 	go e.keeper.Serve(e.exited)
 	e.removeStrays()
@@ -58,6 +60,7 @@ func (e *Engine) recover(account keeper.Account) error {
 	if err := e.roots.Reconcile(known); err != nil {
 		e.log.Warn("what is left of removed containers stays", "err", err)
 	}
+	e.images.collect()
 	return nil
 }
 

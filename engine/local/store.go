@@ -61,6 +61,8 @@ type record struct {
 	OOM     bool                    `json:"oom,omitempty"`      // memory has run out in the present run
 	Kills   uint64                  `json:"kills,omitempty"`    // OOM kills in its group that have been told, while it runs
 	restarting
+
+	Committing bool `json:"committing,omitempty"` // a commit has frozen it
 }
 
 // store keeps records in the state directory: each one atomically, surviving a crash of the process at once and a power

@@ -107,6 +107,9 @@ func (b *blob) connect() error {
 	if left == b.size && b.at > 0 { // it does not do ranges, so what is there already comes once more
 		if _, err := io.CopyN(io.Discard, resp.Body, b.at); err != nil {
 			resp.Body.Close()
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
 			return err
 		}
 	}

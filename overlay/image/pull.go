@@ -49,8 +49,9 @@ func (s *Store) Pull(ctx context.Context, reference string, auth Auth, p *Progre
 
 // ParseReference reads the name of an image as docker does: busybox is docker.io/library/busybox:latest.
 func ParseReference(text string) (name.Reference, error) {
-	ref, err := name.ParseReference(strings.TrimPrefix(strings.TrimSpace(text), "docker://"))
-	if err != nil {
+	text = strings.TrimSpace(text)
+	ref, err := name.ParseReference(strings.TrimPrefix(text, "docker://"))
+	if err != nil || strings.Contains("/"+ref.Context().Name()+"/", "/../") || strings.Contains("/"+ref.Context().Name()+"/", "/./") {
 		return nil, &engine.Error{Op: "pull", File: "pull", Value: text, Errno: syscall.EINVAL, Why: "not the name of an image",
 			Cure: "write REGISTRY/NAME:TAG, NAME:TAG or NAME@sha256:…"}
 	}

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -247,7 +248,6 @@ func (r *registry) explain(ctx context.Context, err error, path string) error {
 	e := &engine.Error{Op: "pull", Value: host, Errno: engine.Errno(err), Err: err}
 	var dns *net.DNSError
 	var verify *tls.CertificateVerificationError
-	var timeout net.Error
 	switch {
 	case errors.Is(err, errPlain), errors.Is(err, errRedirect):
 		e.Errno, e.Cure = syscall.EPROTO, "have the registry use TLS"
@@ -257,7 +257,7 @@ func (r *registry) explain(ctx context.Context, err error, path string) error {
 		e.Errno, e.Cure = syscall.EPROTO, "have this machine trust the registry's certificate"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		e.Why, e.Err, e.Cure = "nobody answers at "+host, nil, "see whether the registry runs"
-	case errors.As(err, &timeout) && timeout.Timeout():
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
 		e.Errno, e.Err, e.Why, e.Cure = syscall.ETIMEDOUT, nil, host+" does not answer", "see whether the registry runs"
 	}
 	return e

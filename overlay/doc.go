@@ -23,6 +23,12 @@
 // Modes ro and rw show the mounts below the root as the host has them. The overlay modes do not: overlayfs looks
 // through them at the directories beneath.
 //
+// The root may also be a file that holds a file system (disk.go), told by its magic number. It is mounted by way of a loop device
+// that goes with its last user (loop.go), or by the kernel alone (apart.go), to be written to only for mode rw. Containers of
+// one file share the file system; one that writes and one whose root must not change cannot be together (EBUSY). A journal
+// is not replayed unless the mode is rw: what was not unmounted is refused (EUCLEAN), since a root is not changed by being looked
+// at, and is not shown half-written either.
+//
 // The layer belongs to the container, not to the root: it stays when rootfs is set to something else, with whatever was
 // written, deleted or replaced in it.
 //

@@ -29,7 +29,7 @@ func (s *Store) overlayIn(r *Root, dir *os.File, l *lowers, ids *IDs) (*os.File,
 	}
 	defer upper.Close()
 	defer work.Close()
-	if ids == nil && l.base == nil {
+	if ids == nil && l.direct() {
 		return newOverlay(layers{lowers: l.dirs, upper: upper, work: work}, l.attr)
 	}
 	v, err := r.shown(l, ids)
@@ -71,7 +71,7 @@ func (s *Store) mountVolatile(r *Root, _ string, l *lowers, ids *IDs) (*os.File,
 	}
 	r.scaffold = append(r.scaffold, memory)
 	o := layers{lowers: l.dirs, detached: []*os.File{memory}}
-	if ids != nil || l.base != nil {
+	if ids != nil || !l.direct() {
 		v, err := r.shown(l, ids)
 		if err != nil {
 			return nil, err

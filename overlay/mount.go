@@ -225,6 +225,15 @@ func (c *fsContext) set(key, value string) {
 	}
 }
 
+// flag sets an option that has no value.
+func (c *fsContext) flag(key string) {
+	if c.err == nil {
+		if err := unix.FsconfigSetFlag(c.fd, key); err != nil {
+			c.err = c.explain(key, err)
+		}
+	}
+}
+
 // mount creates the file system and returns it as a detached mount.
 func (c *fsContext) mount(attr uint64) (*os.File, error) {
 	if c.err != nil {

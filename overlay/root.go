@@ -20,6 +20,7 @@ type Root struct {
 
 	mu       sync.Mutex
 	scaffold []*os.File // guarded by mu; detached mounts that the making needed: overlayfs has clones of its own by now
+	ended    []func()   // what else ends with the root; not changed once it is made
 }
 
 // Mount is one mount of a root.
@@ -54,6 +55,10 @@ func (r *Root) Close() error {
 		err = errors.Join(err, r.Mounts[i].File.Close())
 	}
 	r.Mounts = nil
+	for _, end := range r.ended {
+		end()
+	}
+	r.ended = nil
 	return err
 }
 
@@ -108,10 +113,8 @@ var modes = map[engine.RootMode]mode{
 		mount: (*Store).mountReadOnly,
 	},
 	engine.RootDirect: {
-		text: func(s *Store, id string, from Source) string { return fmt.Sprintf("rbind %s rw nodev private", from) },
-		mount: func(s *Store, _ *Root, id string, l *lowers, ids *IDs) (*os.File, error) {
-			return s.cloneRoot(l.dirs[0], l.attr, ids)
-		},
+		text:  func(s *Store, id string, from Source) string { return fmt.Sprintf("rbind %s rw nodev private", from) },
+		mount: (*Store).mountDirect,
 	},
 }
 
@@ -154,15 +157,15 @@ func (s *Store) Prepare(id string, from Source, how engine.RootMode, ids *IDs) (
 	if err != nil {
 		return nil, err
 	}
-	r, err := bounded(func() (*Root, error) { return s.prepare(id, from, modes[how], mounts, ids) }, (*Root).Close)
+	r, err := bounded(func() (*Root, error) { return s.prepare(id, from, how, mounts, ids) }, (*Root).Close)
 	if errors.Is(err, syscall.ETIMEDOUT) {
 		return nil, rootError("start", from.Path, err)
 	}
 	return r, err
 }
 
-func (s *Store) prepare(id string, from Source, m mode, mounts []Mount, ids *IDs) (*Root, error) {
-	l, err := s.lowers(from)
+func (s *Store) prepare(id string, from Source, how engine.RootMode, mounts []Mount, ids *IDs) (*Root, error) {
+	l, err := s.lowers(from, how)
 	if err != nil {
 		return nil, rootError("start", from.Path, err)
 	}
@@ -170,7 +173,7 @@ func (s *Store) prepare(id string, from Source, m mode, mounts []Mount, ids *IDs
 	r := &Root{}
 	for i, mount := range mounts {
 		if i == 0 {
-			mount.File, err = m.mount(s, r, id, l, ids)
+			mount.File, err = modes[how].mount(s, r, id, l, ids)
 		} else {
 			mount.File, err = s.part(mount.Target, ids)
 		}

@@ -1,8 +1,11 @@
 package local
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -32,7 +35,29 @@ func (s *starting) prepareRoot() (*overlay.Root, error) {
 	if !config.OwnMounts() {
 		return &overlay.Root{}, nil
 	}
-	return s.c.e.roots.Prepare(s.c.id, source(config), config.RootMode(), s.around.ids)
+	root, err := s.c.e.roots.Prepare(s.c.id, source(config), config.RootMode(), s.around.ids)
+	if refused, ok := errors.AsType[*engine.Error](err); ok && refused.Errno == syscall.EBUSY {
+		refused.Why += s.c.sharers()
+	}
+	return root, err
+}
+
+// sharers names those that run with the same rootfs, for an error.
+func (c *container) sharers() string {
+	rootfs := c.View().Config.Rootfs()
+	c.e.mu.RLock()
+	defer c.e.mu.RUnlock()
+	var names []string
+	for _, other := range c.e.byID {
+		if v := other.View(); other != c && v.State.Active() && v.Config.Rootfs() == rootfs {
+			names = append(names, v.Path)
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	slices.Sort(names)
+	return ", for " + strings.Join(names, ", ")
 }
 
 // rootDir opens the directory in which users are looked up by name.

@@ -16,8 +16,8 @@ import (
 	"github.com/ctrfs/ctrfs/engine"
 )
 
-// tool runs a program of the host's, or skips the test where there is none.
-func tool(t testing.TB, name string, args ...string) {
+// mustRun runs a program of the host's, or skips the test where there is none.
+func mustRun(t testing.TB, name string, args ...string) {
 	t.Helper()
 	path, err := exec.LookPath(name)
 	for _, dir := range []string{"/sbin", "/usr/sbin"} {
@@ -45,19 +45,19 @@ func diskFile(t testing.TB, s *Store, kind, file string) {
 	}
 	switch kind {
 	case "ext4":
-		tool(t, "mke2fs", "-q", "-F", "-t", "ext4", "-d", root, file)
+		mustRun(t, "mke2fs", "-q", "-F", "-t", "ext4", "-d", root, file)
 	case "btrfs":
-		tool(t, "mkfs.btrfs", "-q", "-f", "--rootdir", root, file)
+		mustRun(t, "mkfs.btrfs", "-q", "-f", "--rootdir", root, file)
 	case "xfs":
-		tool(t, "mkfs.xfs", "-q", "-f", file)
+		mustRun(t, "mkfs.xfs", "-q", "-f", file)
 		r := prepare(t, s, "filler", file, "rw")
 		expect(t, r, [][2]string{{"write /base from the root", ""}, {"write /gone x", ""}, {"mkdir /dir", ""}, {"mkdir /proc", ""}, {"write /dir/file deep", ""}, {"write /dir/other y", ""}})
 		r.Close()
 		loopGone(t, file)
 	case "squashfs":
-		tool(t, "mksquashfs", root, file, "-quiet", "-no-progress")
+		mustRun(t, "mksquashfs", root, file, "-quiet", "-no-progress")
 	case "erofs":
-		tool(t, "mkfs.erofs", file, root)
+		mustRun(t, "mkfs.erofs", file, root)
 	}
 }
 
@@ -192,7 +192,7 @@ func TestUncleanDisk(t *testing.T) {
 			r := prepare(t, s, "c", file, "rw")
 			expect(t, r, [][2]string{{"write /more text", ""}})
 			unix.Sync()
-			tool(t, "cp", "--sparse=always", file, file+".copy")
+			mustRun(t, "cp", "--sparse=always", file, file+".copy")
 			r.Close()
 			_, err := s.Prepare("c", Directory(file+".copy"), "overlay", nil)
 			if engine.Errno(err) != syscall.EUCLEAN {

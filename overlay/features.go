@@ -71,7 +71,9 @@ func diskFeatures() []engine.Feature {
 	if len(with) == 0 {
 		files.Value = "no"
 	}
-	return []engine.Feature{loop, files, {Name: "root-devices", Value: "no",
+	_, err = tool("mke2fs")
+	bounds := feature("layer-bounds", err, "install e2fsprogs; of rootfs.mode volatile, rootfs.size works all the same")
+	return []engine.Feature{loop, files, bounds, {Name: "root-devices", Value: "no",
 		Reason: "a zfs dataset or a device, such as one of device-mapper, has to be mounted, and rootfs set to the directory"}}
 }
 
@@ -121,7 +123,7 @@ func (s *Store) tryIDMapped(dir, lower, userns *os.File) error {
 	}
 	r := &Root{}
 	defer r.Close()
-	mount, err := s.overlayIn(r, dir, &lowers{dirs: []*os.File{lower}, attr: unix.MOUNT_ATTR_NODEV}, ids)
+	mount, err := s.overlayIn(r, dir, false, &lowers{dirs: []*os.File{lower}, attr: unix.MOUNT_ATTR_NODEV}, ids)
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 type lowers struct {
 	dirs  []*os.File
 	attr  uint64
+	size  int64    // bound of the layer in memory above them, in bytes; 0 is none
 	own   bool     // it is a mount that nobody else has, not a directory
 	where string   // of such a mount: the file that it is
 	done  func()   // of such a mount: to be called when the root is closed; may be nil

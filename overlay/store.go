@@ -24,6 +24,7 @@ type Store struct {
 	trash *trash
 	host  *host
 	apart apart
+	tools Tools // immutable once anything is prepared; nil: there are none
 
 	forbidden  atomic.Pointer[forbidden]
 	distrusted atomic.Pointer[func() []string]
@@ -270,7 +271,7 @@ func (s *Store) Discard(id string) error {
 			return err
 		}
 		defer dir.Close()
-		for _, half := range []string{"work", "upper"} { // against the order of their making
+		for _, half := range []string{"work", "upper", diskName, diskNew, diskResizing} { // against the order of their making
 			if e := s.trash.take(dir, half); e != nil && !errors.Is(e, fs.ErrNotExist) {
 				err = errors.Join(err, e)
 			}

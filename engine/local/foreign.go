@@ -19,7 +19,19 @@ import (
 // lends it one cannot be started again, or removed, as long as it runs: the layer of the lender's last run is still mounted.
 
 // source is what the root of a container is made of.
-func source(config *engine.Config) overlay.Source { return overlay.Directory(config.Rootfs()) }
+func source(config *engine.Config) overlay.Source {
+	from := overlay.Directory(config.Rootfs())
+	from.Size = layerSize(config)
+	return from
+}
+
+// layerSize is the bound of the writable layer, as overlay counts it.
+func layerSize(config *engine.Config) int64 {
+	if size := config.RootSize(); size != engine.Max {
+		return size
+	}
+	return 0
+}
 
 // describeRoot says which mounts the root of a start is made of, if it has one.
 func (c *container) describeRoot(config *engine.Config) ([]overlay.Mount, error) {

@@ -18,8 +18,9 @@ type Config struct {
 // annotations under "org.ctrfs.".
 type Extension struct {
 	RootMode    RootMode `json:"rootfs.mode"`
-	StopSignal  string   `json:"stop.signal"`  // without the SIG prefix
-	StopTimeout int      `json:"stop.timeout"` // seconds
+	RootSize    int64    `json:"rootfs.size,omitempty"` // bytes, or 0 for no bound
+	StopSignal  string   `json:"stop.signal"`           // without the SIG prefix
+	StopTimeout int      `json:"stop.timeout"`          // seconds
 	StdinOpen   bool     `json:"stdin.open,omitempty"`
 
 	Image *ImageUse `json:"image,omitempty"` // instead of a root; replaced, never changed

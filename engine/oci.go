@@ -48,6 +48,11 @@ var extensions = []extension{
 			return string(RootOverlay)
 		},
 		"`ro` when `root.readonly` says so, else `overlay`"},
+	{annotation + "rootfs.size",
+		(*Config).rootSizeText,
+		(*Config).setOCIRootSize,
+		func(*Config) string { return fresh().rootSizeText() },
+		"`max`"},
 	{annotation + "stop.signal",
 		func(c *Config) string { return c.StopSignal() },
 		func(c *Config, v string) error { return c.SetStopSignal(v) },

@@ -3,7 +3,6 @@ package engine
 import (
 	"fmt"
 	"path"
-	"slices"
 	"strings"
 	"syscall"
 
@@ -86,53 +85,6 @@ func (c *Config) EffectiveHostname(name string) string {
 		return c.Spec.Hostname
 	}
 	return name
-}
-
-// Rootfs returns the root: [RootHost] or a path on the host, which is absolute in what an engine hands out. It is empty where there is
-// an image instead.
-func (c *Config) Rootfs() string { return c.Spec.Root.Path }
-
-// SetRootfs sets it, in place of an image if there was one. Whether the path exists, and what a relative one is relative to, is for the engine to say; ./host is a directory.
-func (c *Config) SetRootfs(root string) error {
-	if root == "" {
-		return Invalid("rootfs", root, "neither a path nor a known root", "write a directory's path, or host")
-	}
-	switch clean := path.Clean(root); {
-	case root == RootHost:
-	case clean == RootHost:
-		root = "./" + clean
-	default:
-		root = clean
-	}
-	err := c.leaveImage()
-	c.Spec.Root.Path = root
-	return err
-}
-
-// RelativeRootfs reports whether the root is a path that an engine has yet to make absolute.
-func (c *Config) RelativeRootfs() bool {
-	return c.Image() == "" && c.Rootfs() != RootHost && !path.IsAbs(c.Rootfs())
-}
-
-// RootMode returns what happens to the container's writes.
-func (c *Config) RootMode() RootMode {
-	if c.Extension.RootMode == "" {
-		return RootOverlay
-	}
-	return c.Extension.RootMode
-}
-
-// rootModes are the values that rootfs.mode takes.
-var rootModes = []RootMode{RootOverlay, RootVolatile, RootReadOnly, RootDirect}
-
-// SetRootMode sets it.
-func (c *Config) SetRootMode(mode RootMode) error {
-	if !slices.Contains(rootModes, mode) {
-		return Invalid("rootfs.mode", string(mode), "not a root mode", "write overlay, volatile, ro or rw")
-	}
-	c.Extension.RootMode = mode
-	c.Spec.Root.Readonly = mode == RootReadOnly
-	return nil
 }
 
 // StopSignal returns the signal that stop sends, by its name without SIG.

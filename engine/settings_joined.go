@@ -14,6 +14,7 @@ var unmountable = []ruledOut{
 	notMounted("rootfs", func(c *Config) string { return unless(RootHost, c.Rootfs()) }),
 	notMounted("image", (*Config).Image),
 	notMounted("rootfs.mode", func(c *Config) string { return unless(string(RootOverlay), string(c.RootMode())) }),
+	notMounted("rootfs.size", func(c *Config) string { return unless("max", c.rootSizeText()) }),
 	notMounted("mounts", func(c *Config) string { return strings.Join(c.Mounts(), ", ") }),
 	notMounted("masked", func(c *Config) string { return others(c.Masked(), defaultMasked) }),
 	notMounted("readonly", func(c *Config) string { return others(c.Readonly(), defaultReadonly) }),

@@ -10,7 +10,7 @@ import (
 var filesRows = []row{
 	{name: "rootfs", shape: single,
 		read: ofConfig((*engine.Config).Rootfs), set: asText((*engine.Config).SetRootfs),
-		help: "a directory, or host: a read-only view of this machine's /usr with everything else fresh; a relative path is taken from the writer's working directory"},
+		help: "a directory, or a file that holds an ext4, xfs, btrfs, squashfs or erofs, or host: a read-only view of this machine's /usr with everything else fresh; a relative path is taken from the writer's working directory"},
 	{name: "image", shape: single, def: "none",
 		read: ofConfig((*engine.Config).Image), set: asText(func(c *engine.Config, name string) error { return c.SetImage(strings.TrimSpace(name)) }),
 		help: "a name in images/, instead of rootfs; its cmd, env, cwd, user and stop.signal hold where nothing else is set; the container keeps what the name stood for, until it is written again"},
@@ -20,6 +20,9 @@ var filesRows = []row{
 			return c.SetRootMode(engine.RootMode(strings.TrimSpace(mode)))
 		}),
 		help: "where writes go: overlay (a private layer kept until rmdir), volatile (until the exit), ro (nowhere), rw (the root)"},
+	{name: "rootfs.size", shape: single,
+		read: ofConfig(func(c *engine.Config) string { return formatLimit(c.RootSize()) }), set: asNumber(parseSize, (*engine.Config).SetRootSize),
+		help: "how much the layer of the modes overlay and volatile may take, at least 1M: past it the container gets ENOSPC, and only there; it grows and shrinks with the next start, but a layer that has files and no bound does not get one"},
 	{name: "commit", shape: order,
 		act: toContainer(func(by engine.Caller, c engine.Container, value string) error {
 			return c.Commit(by, strings.TrimSpace(value))

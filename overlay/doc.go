@@ -23,6 +23,15 @@
 // Modes ro and rw show the mounts below the root as the host has them. The overlay modes do not: overlayfs looks
 // through them at the directories beneath.
 //
+// A layer may have a bound, Source.Size: on a disk it is a file system in a sparse file then (bound.go), mounted as such roots
+// are; in memory, the size of its tmpfs.
+//
+// The root may also be a file that holds a file system (disk.go), told by its magic number. It is mounted by way of a loop device
+// that goes with its last user (loop.go), or by the kernel alone (apart.go), to be written to only for mode rw. Containers of
+// one file share the file system; one that writes and one whose root must not change cannot be together (EBUSY). A journal
+// is not replayed unless the mode is rw: what was not unmounted is refused (EUCLEAN), since a root is not changed by being looked
+// at, and is not shown half-written either.
+//
 // The layer belongs to the container, not to the root: it stays when rootfs is set to something else, with whatever was
 // written, deleted or replaced in it.
 //
@@ -62,6 +71,7 @@
 // # On disk
 //
 //	STATE/containers/I/ID/{upper,work}   writable layers, made at the first Prepare that needs one
+//	STATE/containers/I/ID/disk           the file system that these two are in, if the layer has a bound
 //	STATE/host/BOOT-SIGNATURE            skeletons, of this boot only
 //	STATE/trash/                         what is being deleted
 //	STATE/mnt/                           an empty directory, mounted upon in private namespaces only

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -39,7 +41,40 @@ func (s *Store) Features(userns *os.File) []engine.Feature {
 	if userns != nil {
 		idmapped = feature(idmapped.Name, s.tryIDMapped(dir, lower, userns), "run containers without a user namespace: "+withoutUserns)
 	}
-	return append(features, detached, idmapped)
+	return append(features, append(diskFeatures(), detached, idmapped)...)
+}
+
+// diskFeatures say which files can be roots. A file system that is a module, and not loaded, is not tried: to ask what there
+// is should not load it.
+func diskFeatures() []engine.Feature {
+	control, err := openat(nil, loopControl, unix.O_RDWR)
+	loop := feature("loop", err, "load the module loop; roots cannot be files, nor rootfs.size bound a layer on a disk")
+	control.Close()
+	text, err := os.ReadFile("/proc/filesystems")
+	if err != nil {
+		return []engine.Feature{loop, feature("root-files", err, "")}
+	}
+	known := strings.Fields(string(text))
+	files := engine.Feature{Name: "root-files"}
+	var with, without []string
+	for _, k := range diskKinds {
+		if slices.Contains(known, k.name) {
+			with = append(with, k.name)
+		} else {
+			without = append(without, k.name)
+		}
+	}
+	files.Value = strings.Join(with, ",")
+	if len(without) > 0 {
+		files.Reason = "not " + strings.Join(without, ", ") + ", unless a module brings it"
+	}
+	if len(with) == 0 {
+		files.Value = "no"
+	}
+	_, err = tool("mke2fs")
+	bounds := feature("layer-bounds", err, "install e2fsprogs; of rootfs.mode volatile, rootfs.size works all the same")
+	return []engine.Feature{loop, files, bounds, {Name: "root-devices", Value: "no",
+		Reason: "a zfs dataset or a device, such as one of device-mapper, has to be mounted, and rootfs set to the directory"}}
 }
 
 // feature renders the outcome of a try.
@@ -88,7 +123,7 @@ func (s *Store) tryIDMapped(dir, lower, userns *os.File) error {
 	}
 	r := &Root{}
 	defer r.Close()
-	mount, err := s.overlayIn(r, dir, &lowers{dirs: []*os.File{lower}, attr: unix.MOUNT_ATTR_NODEV}, ids)
+	mount, err := s.overlayIn(r, dir, false, &lowers{dirs: []*os.File{lower}, attr: unix.MOUNT_ATTR_NODEV}, ids)
 	if err != nil {
 		return err
 	}

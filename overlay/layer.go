@@ -17,11 +17,20 @@ func (s *Store) mountOverlay(r *Root, id string, l *lowers, ids *IDs) (*os.File,
 		return nil, err
 	}
 	defer dir.Close()
-	return s.overlayIn(r, dir, l, ids)
+	disk, err := layerDisk(dir)
+	if err != nil {
+		return nil, err
+	}
+	if disk != nil {
+		r.scaffold = append(r.scaffold, disk)
+		return s.overlayIn(r, disk, true, l, ids)
+	}
+	return s.overlayIn(r, dir, false, l, ids)
 }
 
-// overlayIn mounts l under the layer in dir, and makes that if there is none. What it needed for that stays with r.
-func (s *Store) overlayIn(r *Root, dir *os.File, l *lowers, ids *IDs) (*os.File, error) {
+// overlayIn mounts l under the layer in dir, and makes that if there is none. dir may be a mount of r's own. What it needed for that
+// stays with r.
+func (s *Store) overlayIn(r *Root, dir *os.File, own bool, l *lowers, ids *IDs) (*os.File, error) {
 	// With the owner that the root has on disk: the layer is made before anything is idmapped.
 	upper, work, err := layerIn(dir, l.dirs[0])
 	if err != nil {
@@ -29,7 +38,7 @@ func (s *Store) overlayIn(r *Root, dir *os.File, l *lowers, ids *IDs) (*os.File,
 	}
 	defer upper.Close()
 	defer work.Close()
-	if ids == nil && l.base == nil {
+	if ids == nil && l.direct() && !own {
 		return newOverlay(layers{lowers: l.dirs, upper: upper, work: work}, l.attr)
 	}
 	v, err := r.shown(l, ids)
@@ -37,7 +46,12 @@ func (s *Store) overlayIn(r *Root, dir *os.File, l *lowers, ids *IDs) (*os.File,
 		return nil, err
 	}
 	defer v.close()
-	home, err := r.idmapped(dir, ids) // one for both halves, which have to be on one mount
+	home := dir // one for both halves, which have to be on one mount
+	if own {
+		err = setAttr(home, false, unix.MountAttr{}, ids)
+	} else {
+		home, err = r.idmapped(dir, ids)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -65,13 +79,13 @@ func (r *Root) idmapped(dir *os.File, ids *IDs) (*os.File, error) {
 // With ids the layer itself is not idmapped, which kernels before 6.3 cannot do with a tmpfs; its files have the host's
 // ids, and nobody but the container sees them. So root may make the overlay.
 func (s *Store) mountVolatile(r *Root, _ string, l *lowers, ids *IDs) (*os.File, error) {
-	memory, err := newTmpfs()
+	memory, err := newTmpfs(l.size)
 	if err != nil {
 		return nil, err
 	}
 	r.scaffold = append(r.scaffold, memory)
 	o := layers{lowers: l.dirs, detached: []*os.File{memory}}
-	if ids != nil || l.base != nil {
+	if ids != nil || !l.direct() {
 		v, err := r.shown(l, ids)
 		if err != nil {
 			return nil, err

@@ -17,6 +17,10 @@ import (
 type lowers struct {
 	dirs  []*os.File
 	attr  uint64
+	size  int64    // bound of the layer in memory above them, in bytes; 0 is none
+	own   bool     // it is a mount that nobody else has, not a directory
+	where string   // of such a mount: the file that it is
+	done  func()   // of such a mount: to be called when the root is closed; may be nil
 	base  *os.File // of a chain: the directory that all of dirs are below; else nil
 	names []string // of a chain: the paths of dirs, relative to base
 }
@@ -26,6 +30,30 @@ func (l *lowers) close() {
 		d.Close()
 	}
 	l.base.Close()
+	if l.done != nil {
+		l.done()
+	}
+}
+
+// direct reports whether overlayfs can take the directories as they are, without ids.
+func (l *lowers) direct() bool { return l.base == nil && !l.own }
+
+// take gives the mount, with more attributes and with ids, to the root.
+func (l *lowers) take(r *Root, attr uint64, ids *IDs) (*os.File, error) {
+	mount := l.dirs[0]
+	err := setAttr(mount, false, unix.MountAttr{Attr_set: attr}, ids)
+	var problem *unmappable
+	if errors.As(err, &problem) {
+		err = problem.at(mount, l.where)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if l.done != nil {
+		r.ended = append(r.ended, l.done)
+	}
+	l.dirs, l.done = nil, nil
+	return mount, nil
 }
 
 // inherited are the attributes of the mount that a root is on which the container's root keeps.
@@ -37,9 +65,9 @@ var inherited = []struct {
 	{unix.MS_NOEXEC, unix.MOUNT_ATTR_NOEXEC},
 }
 
-// lowers opens what a root is made of. The attributes of the state directory say nothing about programs: neither about the
+// lowers opens what a root of that mode is made of. The attributes of the state directory say nothing about programs: neither about the
 // host's nor about an image's.
-func (s *Store) lowers(from Source) (*lowers, error) {
+func (s *Store) lowers(from Source, how engine.RootMode) (*lowers, error) {
 	switch {
 	case len(from.Layers) > 0:
 		return chain(from)
@@ -47,11 +75,22 @@ func (s *Store) lowers(from Source) (*lowers, error) {
 		dir, err := s.host.skeleton()
 		return &lowers{dirs: []*os.File{dir}, attr: unix.MOUNT_ATTR_NODEV}, err
 	}
-	dir, err := s.open(from.Path)
+	dir, err := s.openAny(from.Path, true)
 	if err != nil {
 		return nil, err
 	}
 	l := &lowers{dirs: []*os.File{dir}, attr: unix.MOUNT_ATTR_NODEV}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		l.close()
+		return nil, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		defer dir.Close()
+		l.own, l.where = true, from.Path
+		l.dirs[0], l.done, err = s.disk(dir, how)
+		return l, err
+	}
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(int(dir.Fd()), &fs); err != nil {
 		l.close()
@@ -124,8 +163,14 @@ func (v view) close() {
 
 // shown makes a view, with ids if there are any. A chain, too, is on one mount.
 func (r *Root) shown(l *lowers, ids *IDs) (v view, err error) {
-	if l.base == nil {
+	if l.own {
+		if v.mount, err = l.take(r, 0, ids); err == nil {
+			r.scaffold = append(r.scaffold, v.mount)
+		}
+	} else if l.base == nil {
 		v.mount, err = r.idmapped(l.dirs[0], ids)
+	}
+	if l.base == nil {
 		v.dirs = []*os.File{v.mount}
 		return v, err
 	}
@@ -137,6 +182,9 @@ func (r *Root) shown(l *lowers, ids *IDs) (v view, err error) {
 
 // mountReadOnly shows the root, and nothing can be written.
 func (s *Store) mountReadOnly(r *Root, _ string, l *lowers, ids *IDs) (*os.File, error) {
+	if l.own {
+		return l.take(r, l.attr|unix.MOUNT_ATTR_RDONLY, ids)
+	}
 	if l.base == nil {
 		return s.cloneRoot(l.dirs[0], l.attr|unix.MOUNT_ATTR_RDONLY, ids)
 	}
@@ -154,6 +202,14 @@ func (s *Store) mountReadOnly(r *Root, _ string, l *lowers, ids *IDs) (*os.File,
 		o.lowers, o.detached = []*os.File{v.dirs[0], empty}, []*os.File{v.mount, empty}
 	}
 	return s.overlay(o, l.attr|unix.MOUNT_ATTR_RDONLY)
+}
+
+// mountDirect shows the root, and what is written is written to it.
+func (s *Store) mountDirect(r *Root, _ string, l *lowers, ids *IDs) (*os.File, error) {
+	if l.own {
+		return l.take(r, l.attr, ids)
+	}
+	return s.cloneRoot(l.dirs[0], l.attr, ids)
 }
 
 // nothing is an empty directory on a mount of its own.

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -187,12 +188,15 @@ func enterNamespace(at string, mounts []*os.File) error {
 	return nil
 }
 
-// newTmpfs makes an empty detached tmpfs.
-func newTmpfs() (*os.File, error) {
+// newTmpfs makes an empty detached tmpfs of that many bytes; 0: as many as the kernel sees fit.
+func newTmpfs(size int64) (*os.File, error) {
 	c := newContext("tmpfs")
 	defer c.close()
 	c.set("source", "tmpfs")
 	c.set("mode", "0700")
+	if size > 0 {
+		c.set("size", strconv.FormatInt(size, 10))
+	}
 	return c.mount(unix.MOUNT_ATTR_NODEV)
 }
 
@@ -221,6 +225,15 @@ func (c *fsContext) set(key, value string) {
 	if c.err == nil {
 		if err := unix.FsconfigSetString(c.fd, key, value); err != nil {
 			c.err = c.explain(key+"="+value, err)
+		}
+	}
+}
+
+// flag sets an option that has no value.
+func (c *fsContext) flag(key string) {
+	if c.err == nil {
+		if err := unix.FsconfigSetFlag(c.fd, key); err != nil {
+			c.err = c.explain(key, err)
 		}
 	}
 }

@@ -20,6 +20,7 @@ type Root struct {
 
 	mu       sync.Mutex
 	scaffold []*os.File // guarded by mu; detached mounts that the making needed: overlayfs has clones of its own by now
+	ended    []func()   // what else ends with the root; not changed once it is made
 }
 
 // Mount is one mount of a root.
@@ -54,6 +55,10 @@ func (r *Root) Close() error {
 		err = errors.Join(err, r.Mounts[i].File.Close())
 	}
 	r.Mounts = nil
+	for _, end := range r.ended {
+		end()
+	}
+	r.ended = nil
 	return err
 }
 
@@ -65,6 +70,8 @@ type Source struct {
 	// directory Base and on its mount, where nobody but root can change anything. Links are not followed.
 	Layers []string
 	Base   string
+	// Size is how many bytes the writable layer of it may take, if there is one: at least [MinSize]. 0 is no bound.
+	Size int64
 }
 
 // Directory is the source that a directory of the host's is, or another setting of rootfs.
@@ -88,12 +95,18 @@ type mode struct {
 var modes = map[engine.RootMode]mode{
 	engine.RootOverlay: {
 		text: func(s *Store, id string, from Source) string {
+			if from.Size > 0 {
+				return fmt.Sprintf("overlay lower=%s upper=upper in %s size=%d nodev", from, filepath.Join(s.layerPath(id), diskName), from.Size)
+			}
 			return fmt.Sprintf("overlay lower=%s upper=%s nodev", from, filepath.Join(s.layerPath(id), "upper"))
 		},
 		mount: (*Store).mountOverlay,
 	},
 	engine.RootVolatile: {
 		text: func(s *Store, id string, from Source) string {
+			if from.Size > 0 {
+				return fmt.Sprintf("overlay lower=%s upper=tmpfs size=%d nodev", from, from.Size)
+			}
 			return fmt.Sprintf("overlay lower=%s upper=tmpfs nodev", from)
 		},
 		mount: (*Store).mountVolatile,
@@ -108,10 +121,8 @@ var modes = map[engine.RootMode]mode{
 		mount: (*Store).mountReadOnly,
 	},
 	engine.RootDirect: {
-		text: func(s *Store, id string, from Source) string { return fmt.Sprintf("rbind %s rw nodev private", from) },
-		mount: func(s *Store, _ *Root, id string, l *lowers, ids *IDs) (*os.File, error) {
-			return s.cloneRoot(l.dirs[0], l.attr, ids)
-		},
+		text:  func(s *Store, id string, from Source) string { return fmt.Sprintf("rbind %s rw nodev private", from) },
+		mount: (*Store).mountDirect,
 	},
 }
 
@@ -154,23 +165,29 @@ func (s *Store) Prepare(id string, from Source, how engine.RootMode, ids *IDs) (
 	if err != nil {
 		return nil, err
 	}
-	r, err := bounded(func() (*Root, error) { return s.prepare(id, from, modes[how], mounts, ids) }, (*Root).Close)
+	if how == engine.RootOverlay {
+		if err := s.furnish(id, from.Size); err != nil {
+			return nil, prepareError(from.Path, err)
+		}
+	}
+	r, err := bounded(func() (*Root, error) { return s.prepare(id, from, how, mounts, ids) }, (*Root).Close)
 	if errors.Is(err, syscall.ETIMEDOUT) {
 		return nil, rootError("start", from.Path, err)
 	}
 	return r, err
 }
 
-func (s *Store) prepare(id string, from Source, m mode, mounts []Mount, ids *IDs) (*Root, error) {
-	l, err := s.lowers(from)
+func (s *Store) prepare(id string, from Source, how engine.RootMode, mounts []Mount, ids *IDs) (*Root, error) {
+	l, err := s.lowers(from, how)
 	if err != nil {
 		return nil, rootError("start", from.Path, err)
 	}
 	defer l.close()
+	l.size = from.Size
 	r := &Root{}
 	for i, mount := range mounts {
 		if i == 0 {
-			mount.File, err = m.mount(s, r, id, l, ids)
+			mount.File, err = modes[how].mount(s, r, id, l, ids)
 		} else {
 			mount.File, err = s.part(mount.Target, ids)
 		}
@@ -196,6 +213,9 @@ func (s *Store) part(target string, ids *IDs) (*os.File, error) {
 
 // prepareError makes the error of a root that could be opened, but not mounted.
 func prepareError(root string, err error) error {
+	if said, ok := errors.AsType[*engine.Error](err); ok {
+		return said
+	}
 	e := &engine.Error{Op: "start", File: "rootfs", Value: root, Errno: engine.Errno(err), Err: err,
 		Cure: "see overlay in the file host, or try another rootfs.mode"}
 	if errors.As(err, new(*unmappable)) {

@@ -269,7 +269,7 @@ func TestPrepareErrors(t *testing.T) {
 		want     syscall.Errno
 	}{
 		{"c", dir + "/none", "overlay", syscall.ENOENT},
-		{"c", dir + "/file", "ro", syscall.ENOTDIR},
+		{"c", dir + "/file", "ro", syscall.EINVAL},
 		{"c", dir + "/root", "sideways", syscall.EINVAL},
 		{"../c", dir + "/root", "overlay", syscall.EINVAL},
 		{"", dir + "/root", "overlay", syscall.EINVAL},

@@ -23,6 +23,8 @@ type Store struct {
 	homes *os.File // STATE/containers
 	trash *trash
 	host  *host
+	apart apart
+	tools Tools // immutable once anything is prepared; nil: there are none
 
 	forbidden  atomic.Pointer[forbidden]
 	distrusted atomic.Pointer[func() []string]
@@ -169,16 +171,35 @@ func (s *Store) Forbid(dir string, dev uint64) {
 }
 
 // Check says whether root could be a container's root: what a write to rootfs verifies. Errors: ENOENT, ENOTDIR, EINVAL
-// (not absolute, under ctrfs's own mount, through procfs), EACCES, ELOOP, ETIMEDOUT.
+// (not absolute, under ctrfs's own mount, through procfs, a file without a file system), EACCES, ELOOP, EOPNOTSUPP (a device),
+// ETIMEDOUT.
 func (s *Store) Check(root string) error {
 	if root == engine.RootHost {
 		return nil
 	}
-	dir, err := bounded(func() (*os.File, error) { return s.open(root) }, (*os.File).Close)
+	dir, err := bounded(func() (*os.File, error) { return s.check(root) }, (*os.File).Close)
 	if err != nil {
 		return rootError("write", root, err)
 	}
 	return dir.Close()
+}
+
+// check opens a root that is a directory, or a file that holds one.
+func (s *Store) check(root string) (*os.File, error) {
+	dir, err := s.openAny(root, true)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err = unix.Fstat(int(dir.Fd()), &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return dir, nil
+	}
+	defer dir.Close()
+	if err != nil {
+		return nil, err
+	}
+	file, _, err := openDisk(dir, unix.O_RDONLY)
+	return file, err
 }
 
 // patience is how long a path may take to answer: far longer than any disk, far shorter than a dead file server.
@@ -250,7 +271,7 @@ func (s *Store) Discard(id string) error {
 			return err
 		}
 		defer dir.Close()
-		for _, half := range []string{"work", "upper"} { // against the order of their making
+		for _, half := range []string{"work", "upper", diskName, diskNew, diskResizing} { // against the order of their making
 			if e := s.trash.take(dir, half); e != nil && !errors.Is(e, fs.ErrNotExist) {
 				err = errors.Join(err, e)
 			}

@@ -211,7 +211,7 @@ var problems = []struct {
 	rootCure, bindCure string
 }{
 	{syscall.ENOENT, syscall.ENOENT, "there is nothing at this path", "create it, or write host", "create it first"},
-	{syscall.ENOTDIR, syscall.ENOTDIR, "not a directory", "write the path of a directory, or host", "write a path whose every part but the last is a directory"},
+	{syscall.ENOTDIR, syscall.ENOTDIR, "not a directory", "write the path of a directory, of a file that holds a file system, or host", "write a path whose every part but the last is a directory"},
 	{syscall.EACCES, syscall.EACCES, "", "write the path of a directory that root may search", "write a path that root may search"},
 	{syscall.ELOOP, syscall.ELOOP, "too many symbolic links", "write the path that they should lead to", "write the path that they should lead to"},
 	{syscall.ETIMEDOUT, syscall.ETIMEDOUT, "the path does not answer", "see whether the file server that it is on is up", "see whether the file server that it is on is up"},
@@ -228,6 +228,15 @@ func rootError(op, root string, err error) error {
 }
 
 func pathError(op, file, value string, err error) error {
+	if busy, ok := errors.AsType[*busyLoop](err); ok {
+		return &engine.Error{Op: op, File: file, Value: value, Errno: syscall.EBUSY, Why: busy.Error(),
+			Cure: "wait until that has ended: a file is written to, or a root that does not change, not both"}
+	}
+	for _, p := range diskProblems {
+		if errors.Is(err, p.err) {
+			return &engine.Error{Op: op, File: file, Value: value, Errno: p.errno, Err: err, Cure: p.cure}
+		}
+	}
 	for _, p := range problems {
 		if !errors.Is(err, p.err) {
 			continue

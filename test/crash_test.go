@@ -380,7 +380,9 @@ func worthwhile(c crashing, points []string) []string {
 
 // byItself reports whether the server takes a step when it has time for it, whatever the operation: it may come too early, or too late,
 // for a death to be one in the middle of that.
-func byItself(name string) bool { return strings.HasPrefix(name, "sync") || strings.HasPrefix(name, "stock ") }
+func byItself(name string) bool {
+	return strings.HasPrefix(name, "sync") || strings.HasPrefix(name, "stock ")
+}
 
 var everyPoint = flag.Bool("every", false, "for TestCrashPoints: kill at every point, also where the same step is taken many times")
 

@@ -280,6 +280,11 @@ func (c *container) Update(by engine.Caller, file string, live bool, change func
 			return err
 		}
 	}
+	if next.RootSize() != v.Config.RootSize() && next.RootMode() == engine.RootOverlay {
+		if err := c.e.roots.CheckSize(c.id, layerSize(next)); err != nil {
+			return err
+		}
+	}
 	for _, file := range engine.Pressures {
 		if trigger := next.Pressure(file); trigger != "" && trigger != v.Config.Pressure(file) {
 			if err := c.e.groups.CheckPressure(file, trigger); err != nil {

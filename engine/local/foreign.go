@@ -1,8 +1,11 @@
 package local
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -16,12 +19,22 @@ import (
 // lends it one cannot be started again, or removed, as long as it runs: the layer of the lender's last run is still mounted.
 
 // source is what the root of a container is made of.
-func (e *Engine) source(config *engine.Config) (overlay.Source, error) {
-	use := config.Extension.Image
-	if use == nil {
-		return overlay.Directory(config.Rootfs()), nil
+func (e *Engine) source(config *engine.Config) (from overlay.Source, err error) {
+	if use := config.Extension.Image; use != nil {
+		from, err = e.images.source(use)
+	} else {
+		from = overlay.Directory(config.Rootfs())
 	}
-	return e.images.source(use)
+	from.Size = layerSize(config)
+	return from, err
+}
+
+// layerSize is the bound of the writable layer, as overlay counts it.
+func layerSize(config *engine.Config) int64 {
+	if size := config.RootSize(); size != engine.Max {
+		return size
+	}
+	return 0
 }
 
 // describeRoot says which mounts the root of a start is made of, if it has one.
@@ -46,7 +59,32 @@ func (s *starting) prepareRoot() (*overlay.Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.c.e.roots.Prepare(s.c.id, from, config.RootMode(), s.around.ids)
+	root, err := s.c.e.roots.Prepare(s.c.id, from, config.RootMode(), s.around.ids)
+	if refused, ok := errors.AsType[*engine.Error](err); ok && refused.Errno == syscall.EBUSY {
+		refused.Why += s.c.sharers()
+	}
+	return root, err
+}
+
+// sharers names those that run with the same rootfs, for an error.
+func (c *container) sharers() string {
+	rootfs := c.View().Config.Rootfs()
+	if rootfs == "" {
+		return "" // an image is nobody's alone
+	}
+	c.e.mu.RLock()
+	defer c.e.mu.RUnlock()
+	var names []string
+	for _, other := range c.e.byID {
+		if v := other.View(); other != c && v.State.Active() && v.Config.Rootfs() == rootfs {
+			names = append(names, v.Path)
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	slices.Sort(names)
+	return ", for " + strings.Join(names, ", ")
 }
 
 // rootDir opens the directory in which users are looked up by name.

@@ -122,6 +122,7 @@ func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, err
 	}
 	if err == nil {
 		e.roots.Distrust(e.writable)
+		e.roots.RunWith(e.runTool)
 		err = e.openImages(o.State)
 	}
 	if err == nil {

@@ -59,13 +59,16 @@ func TestRebuildHostile(t *testing.T) {
 		t.Fatal(err)
 	}
 	for what, change := range map[string]func(path string) error{
-		"a link":           func(p string) error { os.Remove(p); return os.Symlink(outside, p) },
-		"a hard link":      func(p string) error { return os.WriteFile(p, []byte("2"), 0o600) },
-		"nothing":          os.Remove,
-		"a fifo":           func(p string) error { os.Remove(p); return unix.Mkfifo(p, 0o600) },
-		"a device":         func(p string) error { os.Remove(p); return unix.Mknod(p, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 5))) },
-		"another size":     func(p string) error { return os.Truncate(p, 1<<40) },
-		"a link on theway": func(p string) error { os.RemoveAll(filepath.Dir(p)); return os.Symlink(filepath.Dir(outside), filepath.Dir(p)) },
+		"a link":       func(p string) error { os.Remove(p); return os.Symlink(outside, p) },
+		"a hard link":  func(p string) error { return os.WriteFile(p, []byte("2"), 0o600) },
+		"nothing":      os.Remove,
+		"a fifo":       func(p string) error { os.Remove(p); return unix.Mkfifo(p, 0o600) },
+		"a device":     func(p string) error { os.Remove(p); return unix.Mknod(p, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 5))) },
+		"another size": func(p string) error { return os.Truncate(p, 1<<40) },
+		"a link on theway": func(p string) error {
+			os.RemoveAll(filepath.Dir(p))
+			return os.Symlink(filepath.Dir(outside), filepath.Dir(p))
+		},
 	} {
 		layer, exact, _, err := unpacked(t, tarOf(t, file("d/secret", "1")))
 		if err != nil {

@@ -94,22 +94,43 @@ type recorder struct {
 	payload bool  // what is read is in a file
 	size    int64 // of all
 	limit   int64 // 0 for none
-	zeros   bool  // the last block was empty
+	empty   bool  // this block is, so far
+	zeros   bool  // the last block was, and in no file
 }
 
 var errLimit = fmt.Errorf("the layer is larger than it may be: %w", syscall.EFBIG)
 
 func (r *recorder) Read(p []byte) (int, error) {
 	n, err := r.from.Read(p)
+	r.watch(p[:n])
 	r.size += int64(n)
 	if r.limit > 0 && r.size > r.limit {
 		return 0, errLimit
 	}
 	if !r.payload && n > 0 {
 		r.to.add(p[:n])
-		r.zeros = isZero(p[:n])
 	}
 	return n, err
+}
+
+// watch looks for empty blocks, with which an archive ends.
+func (r *recorder) watch(p []byte) {
+	const block = 512
+	for at := r.size; len(p) > 0; {
+		if at%block == 0 {
+			r.empty = true
+		}
+		part := p[:min(int64(len(p)), block-at%block)]
+		r.empty = r.empty && !r.payload && isZero(part)
+		p, at = p[len(part):], at+int64(len(part))
+		if at%block == 0 {
+			r.zeros = r.empty
+		}
+		if r.payload && len(p) >= block { // a file, of which the last block counts
+			skip := int64(len(p)) / block * block
+			p, at, r.zeros = p[skip:], at+skip, false
+		}
+	}
 }
 
 var zeroBlock = make([]byte, 4096)

@@ -71,14 +71,20 @@ func (u *unpacker) xattrs(h *tar.Header, dir bool, set func(name, value string) 
 			u.note("%s: the extended attribute %s, which the file system cannot keep", h.Name, engine.Quote(name))
 			err = nil
 		}
-		if err == syscall.EINVAL {
-			err = bad(fmt.Sprintf("the extended attribute %s has a value that it cannot have", engine.Quote(name)))
-		}
 		if err != nil {
-			return err
+			return badXattr(name, err)
 		}
 	}
 	return nil
+}
+
+// badXattr is the error of an extended attribute that cannot be set.
+func badXattr(name string, err error) error {
+	errno := engine.Errno(err)
+	if errno == syscall.EINVAL {
+		errno = syscall.EBADMSG // its value is none
+	}
+	return badAs(errno, fmt.Sprintf("the extended attribute %s: %v", engine.Quote(name), err))
 }
 
 // job is a file that has been made, and is to be finished. Its name may be another file's by then.
@@ -143,7 +149,7 @@ func (p *finishers) finish(j *job) {
 	err := p.failed()
 	if err == nil {
 		if err = p.complete(j); err != nil {
-			failure := error(&engine.Error{Op: "unpack", File: j.entry, Errno: engine.Errno(err), Err: err})
+			failure := naming(j.entry, err)
 			p.err.CompareAndSwap(nil, &failure)
 		}
 	}
@@ -175,7 +181,7 @@ func (p *finishers) complete(j *job) error {
 	}
 	for name, value := range j.xattrs {
 		if err := unix.Fsetxattr(j.fd, name, []byte(value), 0); err != nil {
-			return fmt.Errorf("the extended attribute %s: %w", engine.Quote(name), err)
+			return badXattr(name, err)
 		}
 	}
 	return futimens(j.fd, a)

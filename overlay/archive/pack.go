@@ -113,7 +113,7 @@ func (p *packer) enter(dir *os.File, path string) ([]string, error) {
 	}
 	var mark [2]byte
 	if n, err := unix.Fgetxattr(int(dir.Fd()), opaque, mark[:]); err == nil && string(mark[:n]) == "y" {
-		if err := p.out.WriteHeader(&tar.Header{Name: join(path, opaqueMark), Typeflag: tar.TypeReg, Mode: 0o600, ModTime: h.ModTime, Format: tar.FormatPAX}); err != nil {
+		if err := p.out.WriteHeader(&tar.Header{Name: join(path, opaqueMark), Typeflag: tar.TypeReg, Mode: 0o600, ModTime: noTime}); err != nil {
 			return nil, err
 		}
 	}
@@ -146,7 +146,7 @@ func (p *packer) entry(dir *os.File, in, name string) (sub bool, err error) {
 		return false, packError(path, err)
 	}
 	if isWhiteout(&st) {
-		return false, p.hide(in, name, &st)
+		return false, p.hide(in, name)
 	}
 	kind := st.Mode & unix.S_IFMT
 	switch kind {
@@ -174,13 +174,15 @@ func (p *packer) entry(dir *os.File, in, name string) (sub bool, err error) {
 	return false, p.out.WriteHeader(h)
 }
 
+// noTime is that of what is no file.
+var noTime = time.Unix(0, 0)
+
 // hide writes a whiteout.
-func (p *packer) hide(in, name string, st *unix.Stat_t) error {
+func (p *packer) hide(in, name string) error {
 	if len(name) > nameMax-len(whiteout) {
 		return packError(join(in, name), syscall.ENAMETOOLONG)
 	}
-	return p.out.WriteHeader(&tar.Header{Name: join(in, whiteout+name), Typeflag: tar.TypeReg, Mode: 0o600,
-		ModTime: time.Unix(st.Mtim.Unix()), Format: tar.FormatPAX})
+	return p.out.WriteHeader(&tar.Header{Name: join(in, whiteout+name), Typeflag: tar.TypeReg, Mode: 0o600, ModTime: noTime})
 }
 
 // linked makes h a hard link, if the same file has been written under another name.
@@ -218,7 +220,7 @@ func (p *packer) file(dir *os.File, in, name string) error {
 	if st.Size == 0 {
 		// The other form of a whiteout, for layers that are in an overlay themselves.
 		if _, err := unix.Fgetxattr(fd, "trusted.overlay.whiteout", nil); err == nil {
-			return p.hide(in, name, &st)
+			return p.hide(in, name)
 		}
 	}
 	h := header(&st, join(in, name), tar.TypeReg)

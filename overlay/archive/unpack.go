@@ -36,6 +36,15 @@ func badAs(errno syscall.Errno, why string) error {
 	return &engine.Error{Op: "unpack", Errno: errno, Why: why}
 }
 
+// naming says which entry an error is of.
+func naming(entry string, err error) error {
+	if e, ok := err.(*engine.Error); ok {
+		e.File = entry
+		return e
+	}
+	return &engine.Error{Op: "unpack", File: entry, Errno: engine.Errno(err), Err: err}
+}
+
 // unpacker is one layer being unpacked.
 type unpacker struct {
 	tree    *tree
@@ -314,8 +323,9 @@ func (u *unpacker) hardLink(in *node, name, to string) error {
 	if err != nil {
 		return err
 	}
-	missing := func(errno syscall.Errno) error {
-		return badAs(errno, fmt.Sprintf("a hard link to %s, which the layer does not have before it", engine.Quote(to)))
+	wrong := bad("a hard link to a directory or to a whiteout")
+	if base == "" {
+		return wrong
 	}
 	err = u.replacing(in, name, func(fd int) error {
 		of, err := u.tree.dir(dir, false)
@@ -326,8 +336,8 @@ func (u *unpacker) hardLink(in *node, name, to string) error {
 		if err != nil {
 			return err
 		}
-		if isWhiteout(&st) || st.Mode&unix.S_IFMT == unix.S_IFDIR || base == "" {
-			return bad("a hard link to a directory or to a whiteout")
+		if isWhiteout(&st) || st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			return wrong
 		}
 		if of == in && base == name {
 			return nil
@@ -349,7 +359,7 @@ func (u *unpacker) hardLink(in *node, name, to string) error {
 			u.note("%s: a link to a device node", pathOf(in, name))
 			return nil
 		}
-		return missing(syscall.EBADMSG)
+		return bad(fmt.Sprintf("a hard link to %s, which the layer does not have before it", engine.Quote(to)))
 	}
 	return err
 }
@@ -435,7 +445,7 @@ func (u *unpacker) end() error {
 			err = u.finishDir(fd, n)
 		}
 		if err != nil {
-			return &engine.Error{Op: "unpack", File: pathOf(n, ""), Errno: engine.Errno(err), Err: err}
+			return naming(pathOf(n, ""), err)
 		}
 	}
 	return nil

@@ -10,7 +10,8 @@
 //
 //	dir ──rows──► file ──open──► handle ──► row.read / set / list / act ──► engine.Program
 //
-// Two kinds of row are directories themselves: links.go, symbolic links that the engine makes up, and exec.go, further programs of
+// Two kinds of row are directories themselves: links.go, symbolic links that the engine makes up, and shelf.go, things
+// that mkdir makes: further programs of
 // a container. What a container's files and theirs have in common knows them as an [engine.Program].
 //
 // The package knows containers through [engine.Engine] only, and imports nothing but the standard library, go-fuse and
@@ -46,6 +47,8 @@
 // during LOOKUP, MKDIR and RMDIR, and a notification waits for them (go-fuse's package comment lists the cases).
 //
 // # Failure
+//
+// Who is blocked in wait when an upgrade ends the server is answered by the next one, see [Heirs]; all else that is open ends with it.
 //
 // An error becomes an errno by [engine.Errno] and nowhere else. An error that carries none is EIO, and is logged.
 package fs

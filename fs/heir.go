@@ -35,7 +35,7 @@ type Heirs struct {
 	heirs []*heir
 	ready chan struct{} // closed when waits is there
 
-	waits map[string]until // by id; of the moment when the tree was mounted, which was after all these began to wait
+	waits map[string]until // what they wait for, by id; found when the tree is mounted, which is after all began to wait
 }
 
 // until waits for what a wait file tells.
@@ -75,7 +75,7 @@ func Inherit(all []Heritage, log *slog.Logger) *Heirs {
 	return heirs
 }
 
-// Resends reports whether the kernel sends requests again. Without, a request that the server has just read when it is killed would
+// resends reports whether the kernel sends requests again. Without, a request that the server has just read when it is killed would
 // never be answered.
 func (s *Server) resends() bool {
 	return s.fuse.KernelSettings().Flags64()&fuse.CAP_HAS_RESEND != 0
@@ -112,22 +112,32 @@ func (s *Server) HandOver(newFile func() (*os.File, error)) (all []Heritage, err
 func (h *Heirs) answer(e engine.Engine) {
 	if len(h.heirs) > 0 {
 		h.waits = map[string]until{}
-		h.list(e, nil)
+		for _, heir := range h.heirs {
+			heir.open.name(h.waits)
+		}
+		h.find(e, nil)
 		for _, i := range e.Images() {
-			h.waits[i.View().Serial] = settled.of(source{image: i})
+			h.found(i.View().Serial, settled, source{image: i})
 		}
 	}
 	close(h.ready)
 }
 
-// list finds the programs below a container.
-func (h *Heirs) list(e engine.Engine, in engine.Container) {
+// found takes what a wait file tells, if its owner has been named.
+func (h *Heirs) found(id string, w *waiting, s source) {
+	if _, wanted := h.waits[id]; wanted {
+		h.waits[id] = w.of(s)
+	}
+}
+
+// find finds the programs below a container.
+func (h *Heirs) find(e engine.Engine, in engine.Container) {
 	for _, c := range e.Children(in) {
-		h.waits[c.View().ID] = exited.of(source{p: c})
+		h.found(c.View().ID, exited, source{p: c})
 		for _, x := range c.Execs() {
-			h.waits[x.View().ID] = exited.of(source{p: x})
+			h.found(x.View().ID, exited, source{p: x})
 		}
-		h.list(e, c)
+		h.find(e, c)
 	}
 }
 
@@ -287,8 +297,8 @@ func (h *heir) wait(ctx context.Context, id string) (string, error) {
 	case <-ctx.Done():
 		return "", ctx.Err()
 	}
-	wait, ok := h.waits[id]
-	if !ok {
+	wait := h.waits[id]
+	if wait == nil {
 		return "", fmt.Errorf("nobody has the id %s: %w", id, syscall.ECONNABORTED)
 	}
 	text, err := wait(ctx)

@@ -70,6 +70,15 @@ func (l *ledger) empty() bool {
 	return len(l.open) == 0
 }
 
+// name puts the ids of all into a map.
+func (l *ledger) name(waits map[string]until) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range l.open {
+		waits[e.id] = nil
+	}
+}
+
 // handOver writes all down, and from then on each change.
 func (l *ledger) handOver(w io.Writer) {
 	l.mu.Lock()

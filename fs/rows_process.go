@@ -14,7 +14,7 @@ const stopTimeoutMax = 24 * 60 * 60
 var processRows = []row{
 	{name: "cmd", shape: single, lines: true, def: "none",
 		read: ofConfig((*engine.Config).Cmd), set: asText((*engine.Config).SetCmd),
-		help: "the program and its arguments, split by the shell's quoting rules without any expansion; no shell runs it"},
+		help: "the program and its arguments, split by the shell's quoting rules without any expansion; no shell runs it; an init such as /sbin/init also gets tmpfs on /run and /tmp, a part of cgroup2 to write to, and container=ctrfs"},
 	{name: "env", shape: list, def: "PATH",
 		read: ofConfig(envText), list: &listing{(*engine.Config).Env, (*engine.Config).SetEnv},
 		help: "KEY=VALUE a line"},

@@ -148,3 +148,10 @@ func setOwner(dir *os.File, want *unix.Stat_t) error {
 	crash.Point("give a layer its mode")
 	return err
 }
+
+// Workplace makes a detached clone of the directory dir, with ids, for a program that is to fill it: what is on disk has the ids that the
+// program sees. No device opens there, nothing can be executed, and no set-user-ID bit counts.
+func Workplace(dir *os.File, ids *IDs) (*os.File, error) {
+	tree, err := clone(dir, "", false, unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC, ids)
+	return tree, locate(err, dir)
+}

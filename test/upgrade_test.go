@@ -125,7 +125,7 @@ func TestUpgrade(t *testing.T) {
 	m.Write("c1/exec/x/start", "1")
 	m.Start("fed", "cat", "stdin.open", "1")
 	m.Start("typed", "sh", "tty", "90x20")
-	m.Start("again", "sleep 1000", "restart", "on-failure:1")
+	m.Start("again", "sleep 1000", "restart", "on-failure:1", "stop.timeout", "0")
 	m.Sh("mkdir pod; mkdir guest; printf 'user pod\nnet pod\n' > guest/namespaces; echo 'sleep 1000' > guest/cmd; echo 0 > guest/stop.timeout; echo 1 > guest/start || cat guest/error")
 	pod := m.Sh("readlink /proc/$(cat guest/pid)/ns/net")
 	Eventually(t, "all are up", 5*time.Second, func() bool { return m.Read("c1/exec/x/log") == "up" })
@@ -354,7 +354,7 @@ func memfd(t *testing.T, sealed bool) *os.File {
 func TestUpgradeRefused(t *testing.T) {
 	m := MountFor(t)
 	m.Start("c", `sh -c 'trap "exit 7" TERM; while :; do sleep 0.05; done'`)
-	m.Start("typed", "sh", "tty", "1")
+	m.Start("typed", "sh", "tty", "1", "stop.timeout", "0")
 	store, err := os.ReadFile(m.State + "/version")
 	if err != nil {
 		t.Fatal(err)
@@ -398,4 +398,85 @@ func TestUpgradeRefused(t *testing.T) {
 	if err := m.Command("upgrade", m.Tmp); err == nil || errors.Is(err, os.ErrNotExist) {
 		t.Errorf("an upgrade of what is no mount: %v", err)
 	}
+}
+
+// A program whose servers die before they answer has taken over from a good one. Containers go on, consoles too, and the good one comes back.
+func TestUpgradeAndBack(t *testing.T) {
+	m := MountFor(t)
+	m.Start("c", `sh -c 'trap "exit 7" TERM; while :; do sleep 0.05; done'`)
+	m.Start("again", "sleep 1000", "restart", "on-failure:1", "stop.timeout", "0")
+	m.Start("typed", "sh", "tty", "1")
+	console, seen := m.consoleOf("typed")
+	pids := m.Sh("cat */pid */state")
+	bad, err := CrashBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := m.Binary
+	stop := m.dieAt("note the root of the groups")
+	defer stop()
+	m.Binary = bad
+	err = m.Command("upgrade", m.Dir)
+	m.Binary = good
+	if err == nil || !strings.Contains(err.Error(), "the server ended before the mount answered") {
+		t.Fatalf("the upgrade ends with %v", err)
+	}
+	fmt.Fprint(console, "echo $((1+1))without\r")
+	Eventually(t, "the console goes on", 5*time.Second, func() bool { return strings.Contains(seen.String(), "2without") })
+	if err := exec.Command("sh", "-c", "kill -KILL "+strings.Fields(pids)[0]).Run(); err != nil { // of again: nobody is there to see it
+		t.Error(err)
+	}
+	var refused error
+	Eventually(t, "the good program is back", 10*time.Second, func() bool {
+		refused = m.Command("upgrade", m.Dir) // busy while one of the bad ones has not died yet
+		return refused == nil || !strings.Contains(refused.Error(), "try again")
+	})
+	if refused != nil {
+		t.Fatal(refused)
+	}
+	stop()
+	Eventually(t, "it has seen the exit", 5*time.Second, func() bool { return m.status("again", "restarts") == "1" && m.Read("again/state") == "running" })
+	if now := m.Sh("cat */pid */state"); strings.SplitN(now, "\n", 2)[1] != strings.SplitN(pids, "\n", 2)[1] {
+		t.Errorf("now it is\n%sbefore it was\n%s", now, pids)
+	}
+	fmt.Fprint(console, "echo $((2+1))after; exit 9\r")
+	m.Write("c/stop", "1")
+	if got := m.Read("c/wait") + m.Read("typed/wait"); got != "79" {
+		t.Errorf("the exits are %s", got)
+	}
+	m.upgrade()
+}
+
+// dieAt has each server of the program with crash points die at that one, until it is told to stop.
+func (m *Tree) dieAt(point string) (stop func()) {
+	m.T.Helper()
+	dir := m.Run + "/crashpoints"
+	over := make(chan struct{})
+	set := func() {
+		if _, err := os.Stat(dir + "/at"); err == nil {
+			return
+		}
+		if err := errors.Join(os.WriteFile(dir+"/passed", nil, 0o644), os.WriteFile(dir+"/new", []byte("1 "+point), 0o644), os.Rename(dir+"/new", dir+"/at")); err != nil {
+			m.T.Error(err)
+		}
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		m.T.Fatal(err)
+	}
+	set()
+	var work sync.WaitGroup
+	work.Go(func() {
+		for {
+			select {
+			case <-over:
+				return
+			case <-time.After(time.Millisecond):
+				set()
+			}
+		}
+	})
+	return sync.OnceFunc(func() {
+		close(over)
+		work.Wait()
+	})
 }

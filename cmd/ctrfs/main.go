@@ -44,7 +44,7 @@ func main() {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(mountCommand(), umountCommand(), upgradeCommand(), doctorCommand(), topCommand(), runCommand(), execCommand(), attachCommand(), versionCommand(), keeperCommand(), serverCommand())
+	root.AddCommand(mountCommand(), umountCommand(), upgradeCommand(), doctorCommand(), topCommand(), runCommand(), execCommand(), attachCommand(), versionCommand(), keeperCommand(), serverCommand(), unpackCommand())
 	err := root.Execute()
 	if status, ok := errors.AsType[exitStatus](err); ok {
 		os.Exit(int(status))

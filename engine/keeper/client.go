@@ -242,6 +242,22 @@ func (c *Client) Run(program *launch.Program, limit time.Duration) (status sysca
 	return status, err
 }
 
+// RunOnLeash is Run for a program that may take as long as it likes: it is killed, with its process group, when the other end of
+// the pipe leash is closed, as it is when this process dies. Nothing waits for it: an upgrade ends it.
+func (c *Client) RunOnLeash(program *launch.Program, leash *os.File) (status syscall.WaitStatus, err error) {
+	image, err := program.Encode()
+	if err != nil {
+		return 0, err
+	}
+	defer image.Close()
+	took := func(m *message, fds []int) {
+		status = syscall.WaitStatus(m.Status)
+		closeAll(fds)
+	}
+	err = c.ask(message{Kind: kindRun, Status: onLeash}, "", slices.Concat([]*os.File{image}, program.Files(), []*os.File{leash}), took)
+	return status, err
+}
+
 // Pin has the keeper hold namespaces of a container, in place of those that it held before: they last until [Client.Unpin],
 // or until there is neither a server nor a container. The files stay the caller's.
 func (c *Client) Pin(id string, files []*os.File) error {

@@ -161,6 +161,9 @@ func (k *Keeper) exited(pid int, status syscall.WaitStatus) {
 	close(c.reaped)
 	if !c.executed {
 		c.exited = &status
+		if k.children[pid] == c {
+			delete(k.children, pid) // the number is free
+		}
 		return
 	}
 	k.record(c, message{Status: uint32(status)})

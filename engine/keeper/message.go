@@ -60,7 +60,7 @@ type message struct {
 	Seq      uint32 // matches kindStarted to kindStart
 	ID       [idSize]byte
 	PID      int32  // of a container; 1 with kindNamespaces: there is time
-	Status   uint32 // wait status; how many namespaces are wanted; [onTerminal]; a size, columns above rows; [isAdopted]
+	Status   uint32 // wait status; how many namespaces are wanted; [onTerminal]; [onLeash]; a size, columns above rows; [isAdopted]
 	Errno    uint32 // of what failed; of an exit without a status, see [fates]
 	Step     int32
 	Started  int64 // nanoseconds since 1970; how many a program may take, or the hooks on the way to it

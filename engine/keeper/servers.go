@@ -182,6 +182,10 @@ func (k *Keeper) serve(s *server) {
 		case kindResize:
 			k.resize(s, m)
 		case kindRun:
+			if m.Status == onLeash {
+				go k.runOnLeash(s, m, fds)
+				continue
+			}
 			k.count(&k.busy, 1) // at once: a start that is let in waits for it
 			go func() {
 				defer k.count(&k.busy, -1)

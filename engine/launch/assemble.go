@@ -30,8 +30,10 @@ type Files struct {
 	Log     *os.File                              // for stdout and stderr
 	// Terminal is a socket by which the master of the terminal goes to the keeper; for plan.Terminal.
 	Terminal *os.File
-	Hooks    Hooks    // what hooks need
-	Init     *os.File // reaper.File, for plan.Reaper
+	Hooks    Hooks      // what hooks need
+	Init     *os.File   // reaper.File, for plan.Reaper
+	Given    []*os.File // those of plan.Give
+	Program  *os.File   // that of plan.ExecFile
 }
 
 // cloneFlags are the flags of namespaces in clone3(2) and setns(2).

@@ -57,6 +57,10 @@ func (a *assembler) addRights(s plan.Step) error {
 		a.split()
 	case plan.Exec:
 		a.execute(s)
+	case plan.Give:
+		return a.give(s)
+	case plan.ExecFile:
+		a.executeFile(s)
 	case plan.Hooks:
 		a.meet()
 	case plan.Hook:

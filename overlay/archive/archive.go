@@ -122,7 +122,9 @@ func Main(args []string) error {
 			return err
 		}
 	}
-	bounds()
+	if err := bounds(); err != nil {
+		return os.NewSyscallError("setrlimit", err)
+	}
 	root, err := os.Open("/")
 	if err != nil {
 		return err

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -35,12 +34,6 @@ func bad(why string) error { return badAs(syscall.EBADMSG, why) }
 
 func badAs(errno syscall.Errno, why string) error {
 	return &engine.Error{Op: "unpack", Errno: errno, Why: why}
-}
-
-// bounds keeps the program small.
-func bounds() {
-	debug.SetMemoryLimit(48 << 20)
-	debug.SetGCPercent(50)
 }
 
 // unpacker is one layer being unpacked.

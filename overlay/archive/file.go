@@ -241,7 +241,10 @@ func (u *unpacker) contents(j *job, h *tar.Header) error {
 	}
 	if sparse(h) {
 		// What the archive has of it is not what is in the file, and is recorded with the rest.
-		if u.holes += h.Size; u.holes > holesMax {
+		if u.holes += h.Size; u.raw.limit > 0 && u.holes > u.raw.limit {
+			return errLimit
+		}
+		if u.holes > holesMax {
 			return badAs(syscall.EFBIG, "too many bytes in sparse files")
 		}
 		_, err := u.large(j, h.Size)

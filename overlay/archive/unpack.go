@@ -17,9 +17,9 @@ import (
 )
 
 const (
-	entriesMax = 1 << 24   // of an archive
-	holesMax   = 256 << 30 // bytes of sparse files that are not in the archive: they are read as zeros
-	tailMax    = 64 << 20  // bytes after the end of the archive
+	entriesMax = 1 << 24  // of an archive
+	holesMax   = 64 << 30 // bytes of sparse files that are not in the archive: they are read as zeros
+	tailMax    = 64 << 20 // bytes after the end of the archive
 	notesMax   = 100
 	lateMax    = 1 << 20 // files whose owner is set afterwards
 	idsMax     = 1 << 16 // the ids that a container has, and the program that unpacks: 0 to 65535

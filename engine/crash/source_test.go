@@ -38,7 +38,7 @@ var unused = maps.Clone(exempt)
 // TestEveryStepHasAPoint: a call that changes what lasts is followed by a point in the same function.
 func TestEveryStepHasAPoint(t *testing.T) {
 	found := 0
-	for _, dir := range []string{"../local", "../cgroup", "../../overlay"} {
+	for _, dir := range []string{"../local", "../cgroup", "../../overlay", "../../overlay/image"} {
 		files, err := filepath.Glob(dir + "/*.go")
 		if err != nil || len(files) == 0 {
 			t.Fatal(dir, err)

@@ -80,7 +80,12 @@ func (s *Store) unpackAll(ctx context.Context, from []*stream, p *Progress) erro
 					cancel(err)
 					return
 				}
-				p.change(func(r *Reading) { r.LayersDone++ })
+				p.change(func(r *Reading) {
+					r.LayersDone++
+					if !from.came { // somebody else had begun with it
+						r.Total -= max(from.size, 0)
+					}
+				})
 			}
 		})
 	}

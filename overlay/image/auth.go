@@ -20,6 +20,8 @@ import (
 type Auth struct {
 	User, Password string
 	Token          string // instead of both
+
+	identity string // what docker keeps of a login at some registries, to get tokens with; instead of a password
 }
 
 // ParseAuth reads the file "auth": `USER PASSWORD`, or a token alone; nothing is no login. A password may have spaces.
@@ -66,7 +68,7 @@ func ParseMirrors(text string) (map[string][]string, error) {
 	return mirrors, nil
 }
 
-// login returns what a registry shall be told, and whether that is more than nothing.
+// login returns what a registry shall be told; authn.Anonymous is nothing.
 func (s *Store) login(repo name.Repository, auth Auth) (authn.Authenticator, error) {
 	if auth == (Auth{}) {
 		var err error
@@ -79,6 +81,8 @@ func (s *Store) login(repo name.Repository, auth Auth) (authn.Authenticator, err
 		return authn.Anonymous, nil
 	case auth.Token != "":
 		return authn.FromConfig(authn.AuthConfig{RegistryToken: auth.Token}), nil
+	case auth.identity != "":
+		return authn.FromConfig(authn.AuthConfig{Username: auth.User, IdentityToken: auth.identity}), nil
 	}
 	return authn.FromConfig(authn.AuthConfig{Username: auth.User, Password: auth.Password}), nil
 }
@@ -136,7 +140,7 @@ func parseDockerConfig(text []byte, repo name.Repository) (Auth, error) {
 			}
 			user, password, _ = strings.Cut(string(plain), ":")
 		}
-		login := Auth{User: user, Password: password}
+		login := Auth{User: user, Password: password, identity: a.IdentityToken}
 		if a.RegistryToken != "" {
 			login = Auth{Token: a.RegistryToken}
 		}

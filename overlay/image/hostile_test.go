@@ -343,6 +343,39 @@ func TestLogins(t *testing.T) {
 	}
 }
 
+// TestDockerConfig finds the login that is meant.
+func TestDockerConfig(t *testing.T) {
+	text := []byte(`{"auths":{
+		"https://index.docker.io/v1/":{"auth":"aHViOnA6cQ=="},
+		"docker.io/library":{"username":"library","password":"p"},
+		"quay.example":{"auth":"PHRva2VuPjo=","identitytoken":"id"},
+		"quay.example/a":{"registrytoken":"bearer"},
+		"empty.example":{}}}`)
+	for image, want := range map[string]Auth{
+		"someone/x":        {User: "hub", Password: "p:q"},
+		"busybox":          {User: "library", Password: "p"},
+		"quay.example/b/x": {User: "<token>", identity: "id"},
+		"quay.example/a/x": {Token: "bearer"},
+		"quay.example/ab":  {User: "<token>", identity: "id"},
+		"empty.example/x":  {},
+		"other.example/x":  {},
+	} {
+		ref, err := ParseReference(image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := parseDockerConfig(text, ref.Context()); err != nil || got != want {
+			t.Errorf("for %s got %+v, %v, want %+v", image, got, err, want)
+		}
+	}
+	for _, bad := range []string{"", "[]", `{"auths":{"docker.io":{"auth":"*"}}}`} {
+		ref, _ := ParseReference("x")
+		if _, err := parseDockerConfig([]byte(bad), ref.Context()); err == nil {
+			t.Errorf("%q is taken", bad)
+		}
+	}
+}
+
 // TestInterrupted: a pull ends at once when it is told to.
 func TestInterrupted(t *testing.T) {
 	img := build(t, layer(t, "big", noise(1<<20, 4)))
@@ -404,11 +437,15 @@ func TestShared(t *testing.T) {
 		s.hurry(5 * time.Second)
 		var wait sync.WaitGroup
 		var errs [2]error
+		var progress [2]Progress
 		for i, ref := range []string{"/one", "/two"} {
 			wait.Go(func() {
 				var h *Held
-				if h, errs[i] = s.Pull(t.Context(), host+ref, Auth{}, nil); errs[i] == nil {
+				if h, errs[i] = s.Pull(t.Context(), host+ref, Auth{}, &progress[i]); errs[i] == nil {
 					defer h.Release()
+					if r := progress[i].Read(); r.Bytes != r.Total || r.LayersDone != 2 {
+						t.Errorf("the progress ends as\n%v", r)
+					}
 					wantFile(t, h.Layers[0], "shared", noise(500_000, 5))
 				}
 			})

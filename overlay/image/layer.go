@@ -26,6 +26,7 @@ type stream struct {
 	diffID string // of the archive, which must be that; empty: whatever it is
 	digest string // of the stream itself, likewise
 	size   int64  // of the stream; -1 when that is not known
+	came   bool   // it has been opened, by the goroutine that unpacks it
 	open   func(ctx context.Context) (io.ReadCloser, error)
 }
 
@@ -232,6 +233,7 @@ type checked struct {
 }
 
 func (from *stream) check(ctx context.Context) (*checked, error) {
+	from.came = true
 	in, err := from.open(ctx)
 	if err != nil {
 		return nil, err

@@ -99,6 +99,10 @@ func (s *Store) mountVolatile(r *Root, _ string, l *lowers, ids *IDs) (*os.File,
 	}
 	defer upper.Close()
 	defer work.Close()
+	// For whoever asks what has changed, as long as there is the root.
+	if r.upper, err = openat(upper, ".", unix.O_PATH|unix.O_DIRECTORY); err != nil {
+		return nil, err
+	}
 	o.upper, o.work = upper, work
 	return s.overlay(o, l.attr)
 }

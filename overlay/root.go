@@ -20,6 +20,7 @@ type Root struct {
 
 	mu       sync.Mutex
 	scaffold []*os.File // guarded by mu; detached mounts that the making needed: overlayfs has clones of its own by now
+	upper    *os.File   // of a layer in memory: the layer; not changed once it is made
 	ended    []func()   // what else ends with the root; not changed once it is made
 }
 
@@ -55,6 +56,7 @@ func (r *Root) Close() error {
 		err = errors.Join(err, r.Mounts[i].File.Close())
 	}
 	r.Mounts = nil
+	r.upper.Close()
 	for _, end := range r.ended {
 		end()
 	}

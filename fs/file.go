@@ -61,6 +61,10 @@ func (f *file) fill(out *fuse.Attr) {
 
 // logSize asks the log itself, at that moment: tail -f follows by the size.
 func (f *file) logSize() uint64 {
+	if f.row.size != nil {
+		size, _ := f.row.size(f.program()) // 0 when there is an error
+		return uint64(size)
+	}
 	l, err := f.row.log(f.program())
 	if err != nil {
 		return 0

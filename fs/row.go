@@ -24,15 +24,17 @@ type row struct {
 	wait func(context.Context, engine.Program) (string, error)        // a stream: blocks, then gives the whole text
 	feed func(source) engine.Events                                   // a stream that goes on: a line an event, from the opening on
 	log  func(engine.Program) (engine.Log, error)                     // a file of its own, read where it lies
+	size func(engine.Program) (int64, error)                          // its size, where each opening makes another file; nil: the log knows
 	set  setter                                                       // a setting of one value
 	list *listing                                                     // a setting of many items
 	keys func(c *engine.Config, key, value string) error              // a setting of many keys, each changed alone; "" resets one
 	act  func(by engine.Caller, p engine.Program, value string) error // an order, or a kernel file that is written
 
-	links  *linking                            // a directory of links; nothing else goes with it
-	link   func(engine.Program) (string, bool) // a link, while it is there; likewise
-	execs  bool                                // the directory of execs; likewise
-	absent string                              // what to do when the link is not there
+	links  *linking                             // a directory of links; nothing else goes with it
+	link   func(engine.Program) (string, bool)  // a link, while it is there; likewise
+	execs  bool                                 // the directory of execs; likewise
+	reach  func(engine.Program) (string, error) // makes what the link leads to, when it is followed; nil: it is there
+	absent string                               // what to do when the link is not there
 }
 
 // source is what a reader makes text from. In the root there is no container and no view.

@@ -148,6 +148,15 @@ type Container interface {
 	// setns(2) can open, on this machine, at this moment. There is none while nothing runs and nothing holds it.
 	NamespaceLink(name string) (target string, ok bool)
 
+	// Changes opens the list of what has been changed of the root, made at that moment, and ChangesSize is how long such a list is,
+	// or was not long ago.
+	Changes() (Log, error)
+	ChangesSize() (int64, error)
+	// Root returns a path that stands for the container's root, and whether there is one. OpenRoot makes one that leads there, on
+	// this machine: of a container that does not run, to what its program would find, for a minute, until something changes.
+	Root() (path string, ok bool)
+	OpenRoot() (path string, err error)
+
 	// Execs lists the further programs of the container, sorted by name.
 	Execs() []Exec
 	// Exec finds one of them.

@@ -36,7 +36,7 @@ func (d *dir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.
 // lookupRow makes the node of a row. A link is not always there, and is asked for each time.
 func (d *dir) lookupRow(ctx context.Context, r *row, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
 	if r.link != nil {
-		return d.lead(ctx, out, inode(d.id, r.name), func() (string, bool) { return r.link(d.program()) })
+		return d.lead(ctx, out, inode(d.id, r.name), r.reach, func() (string, bool) { return r.link(d.program()) })
 	}
 	out.SetEntryTimeout(forever)
 	common := func() node { return node{tree: d.tree, place: d.place} }

@@ -36,6 +36,7 @@ type links struct {
 type link struct {
 	node
 	leads func() (target string, ok bool)
+	reach func(engine.Program) (string, error) // of a row that has one
 }
 
 // linkIno numbers a link.
@@ -53,7 +54,7 @@ func (l *links) fill(out *fuse.Attr) {
 
 // Lookup is asked each time: links come and go with what runs.
 func (l *links) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	return l.lead(ctx, out, l.linkIno(name), func() (string, bool) { return l.row.links.leads(l.c, name) })
+	return l.lead(ctx, out, l.linkIno(name), nil, func() (string, bool) { return l.row.links.leads(l.c, name) })
 }
 
 // Readdir lists the links that there are.
@@ -115,11 +116,11 @@ func (l *links) Rename(context.Context, string, fs.InodeEmbedder, string, uint32
 }
 
 // lead makes the node of a link, if it is there.
-func (n *node) lead(ctx context.Context, out *fuse.EntryOut, ino uint64, leads func() (string, bool)) (*fs.Inode, syscall.Errno) {
+func (n *node) lead(ctx context.Context, out *fuse.EntryOut, ino uint64, reach func(engine.Program) (string, error), leads func() (string, bool)) (*fs.Inode, syscall.Errno) {
 	if _, ok := leads(); !ok {
 		return nil, syscall.ENOENT
 	}
-	child := &link{node{tree: n.tree, place: n.place}, leads}
+	child := &link{node{tree: n.tree, place: n.place}, leads, reach}
 	child.fill(&out.Attr)
 	return n.NewInode(ctx, child, fs.StableAttr{Mode: syscall.S_IFLNK, Ino: ino}), 0
 }
@@ -150,6 +151,12 @@ func (l *link) Readlink(context.Context) ([]byte, syscall.Errno) {
 	target, ok := l.leads()
 	if !ok {
 		return nil, syscall.ENOENT
+	}
+	if l.reach != nil {
+		var err error
+		if target, err = l.reach(l.program()); err != nil {
+			return nil, l.refuse(err)
+		}
 	}
 	return []byte(target), 0
 }

@@ -400,6 +400,16 @@ func (c *memContainer) Input() (string, bool) {
 	return "/run/stdin/" + c.View().ID, c.View().Config.Extension.StdinOpen
 }
 
+// Changes is what the log is.
+func (c *memContainer) Changes() (engine.Log, error) { return c.Log() }
+
+func (c *memContainer) ChangesSize() (int64, error) { return memLog{c}.Size() }
+
+// Root is never there: tools follow links.
+func (c *memContainer) Root() (string, bool) { return "", false }
+
+func (c *memContainer) OpenRoot() (string, error) { return "", syscall.ENOENT }
+
 // NamespaceLink leads to this process's own namespaces while the container runs.
 func (c *memContainer) NamespaceLink(name string) (string, bool) {
 	return "/proc/self/ns/" + name, c.View().PID != 0

@@ -31,10 +31,11 @@ type row struct {
 	keys func(c *engine.Config, key, value string) error          // a setting of many keys, each changed alone; "" resets one
 	act  func(by engine.Caller, s source, value string) error     // an order, or a kernel file that is written
 
-	links  *linking                            // a directory of links; nothing else goes with it
-	link   func(engine.Program) (string, bool) // a link, while it is there; likewise
-	shelf  *shelving                           // a directory of things; likewise
-	absent string                              // what to do when the link is not there
+	links  *linking                             // a directory of links; nothing else goes with it
+	link   func(engine.Program) (string, bool)  // a link, while it is there; likewise
+	shelf  *shelving                            // a directory of things; likewise
+	reach  func(engine.Program) (string, error) // makes what the link leads to, when it is followed; nil: it is there
+	absent string                               // what to do when the link is not there
 }
 
 // source is what a reader makes text from. In the root there is no container and no view.

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"strings"
+	"syscall"
 
 	"github.com/ctrfs/ctrfs/engine"
 )
@@ -28,4 +29,36 @@ var filesRows = []row{
 			return c.Commit(by, strings.TrimSpace(value))
 		}),
 		help: "write a name: makes an image of the container's files, as they are at this moment, in the background; images/NAME/wait waits for it"},
+	{name: "changes", shape: list, log: changes,
+		help: "A, C or D and a path a line: what is new, changed and deleted in the layer, against the root; a control character or backslash in a name is \\NNN in octal"},
+	{name: "root", shape: linked, absent: "write new for mnt into namespaces",
+		link: func(p engine.Program) (string, bool) {
+			c, ok := p.(engine.Container)
+			if !ok {
+				return "", false
+			}
+			return c.Root()
+		},
+		reach: inContainer(engine.Container.OpenRoot),
+		help:  "a link to the container's root, for root on the host; of one that does not run, to what its program would find, read-only"},
+}
+
+// changes is made anew at each opening, and so is its size.
+var changes = &stored{
+	open: func(s source) (engine.Log, error) { return s.c.Changes() },
+	size: func(s source) int64 {
+		size, _ := s.c.ChangesSize() // 0 when there is an error
+		return size
+	},
+}
+
+// inContainer asks a container, which alone has files of its own.
+func inContainer[T any](ask func(engine.Container) (T, error)) func(engine.Program) (T, error) {
+	return func(p engine.Program) (answer T, err error) {
+		c, ok := p.(engine.Container)
+		if !ok {
+			return answer, syscall.EOPNOTSUPP
+		}
+		return ask(c)
+	}
 }

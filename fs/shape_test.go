@@ -239,7 +239,7 @@ func TestRows(t *testing.T) {
 			if (r.live || r.def != "" || r.lines) && !r.setting() {
 				t.Errorf("%s: says of itself what only a setting is", r.name)
 			}
-			if (r.shape == stream) != (r.wait != nil || r.feed != nil) || (r.shape == logged || r.shape == archived) != (r.log != nil) || (r.shape == order) != (r.mode() == modeAction) {
+			if (r.shape == stream) != (r.wait != nil || r.feed != nil) || (r.shape == logged || r.shape == archived || r == containerScope.byName["changes"]) != (r.log != nil) || (r.shape == order) != (r.mode() == modeAction) {
 				t.Errorf("%s: shape %s does not go with its handlers", r.name, r.shape)
 			}
 		}

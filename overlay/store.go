@@ -285,20 +285,24 @@ func (s *Store) OpenLayer(id string) (*os.File, error) {
 	if err := validID(id); err != nil {
 		return nil, err
 	}
-	dir, err := openat(s.homes, inHomes(id)+"/upper", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	home, err := openat(s.homes, inHomes(id), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	if err != nil {
+		return nil, err
+	}
+	defer home.Close()
+	disk, err := layerDisk(home)
+	if err != nil {
+		return nil, err
+	}
+	if disk != nil {
+		defer disk.Close() // what is open in it stays so
+		home = disk
+	}
+	upper, err := openat(home, "upper", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	return dir, err
-}
-
-// OpenLower opens what a root is, to be read. It is the caller's to close. Errors: as [Store.Check].
-func (s *Store) OpenLower(root string) (*os.File, error) {
-	dir, err := bounded(func() (*os.File, error) { return s.open(root) }, (*os.File).Close)
-	if err != nil {
-		return nil, rootError("commit", root, err)
-	}
-	return dir, nil
+	return upper, err
 }
 
 // TakeAway gives up an entry of a directory of the state directory, which others keep there, likewise.

@@ -84,7 +84,15 @@ func (c *container) parts(config *engine.Config) (parts []*os.File, err error) {
 		return nil, refuse("rootfs", engine.RootHost, "its files are this machine's own", "give it an image, or a directory as its rootfs")
 	}
 	if config.Image() == "" {
-		lower, err := c.e.roots.OpenLower(config.Rootfs())
+		from, err := c.e.source(config)
+		if err != nil {
+			return nil, err
+		}
+		how := config.RootMode()
+		if how == engine.RootOverlay {
+			how = engine.RootReadOnly // without the layer, which comes below
+		}
+		lower, err := c.e.roots.Look(c.id, from, how)
 		if err != nil {
 			return nil, err
 		}

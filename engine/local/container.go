@@ -75,6 +75,8 @@ type container struct {
 
 	execs execs // further programs in it
 
+	measured measured // the list of its changes
+
 	grouping  sync.Mutex // one making of the group at a time; the inner container's before the outer one's, then mu
 	lending   sync.Mutex // one pinning at a time; taken before saving
 	saving    sync.Mutex // one writer of the record at a time; taken after the action token, before mu
@@ -298,6 +300,9 @@ func (c *container) Update(by engine.Caller, file string, live bool, change func
 	opened, err := c.input().reopen(v, next, c.readsInput())
 	if err != nil {
 		return err
+	}
+	if next.Rootfs() != v.Config.Rootfs() || next.Extension.Image != v.Config.Extension.Image || next.RootMode() != v.Config.RootMode() || next.RootSize() != v.Config.RootSize() {
+		c.e.looks.drop(c)
 	}
 	if err := c.commit(v.Config, next); err != nil {
 		if opened {

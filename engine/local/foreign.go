@@ -60,6 +60,10 @@ func (s *starting) prepareRoot() (*overlay.Root, error) {
 		return nil, err
 	}
 	root, err := s.c.e.roots.Prepare(s.c.id, from, config.RootMode(), s.around.ids)
+	if engine.Errno(err) == syscall.EBUSY { // somebody may only be looking at the file that this one is to write to
+		s.c.e.looks.drop(nil)
+		root, err = s.c.e.roots.Prepare(s.c.id, from, config.RootMode(), s.around.ids)
+	}
 	if refused, ok := errors.AsType[*engine.Error](err); ok && refused.Errno == syscall.EBUSY {
 		refused.Why += s.c.sharers()
 	}

@@ -91,6 +91,7 @@ type Engine struct {
 	automatic *automatic // restarts, and starts of a mount
 	reapers   reapers
 	bounds    *bounds // of logs
+	looks     looks   // at roots
 
 	mu    sync.RWMutex
 	top   map[string]*container // guarded by mu
@@ -169,6 +170,7 @@ func (e *Engine) Close() {
 	e.automatic.close()
 	e.images.close()
 	e.lookAway()
+	e.looks.drop(nil)
 	e.bounds.close()
 	e.stock.close()
 	e.nodes.Close()
@@ -372,10 +374,14 @@ func asContainer(c *container) engine.Container {
 // the container is there, without a group.
 func (c *container) discard() error {
 	c.leftovers.Wait()
+	if c.View().Config.RootMode() == engine.RootDirect {
+		c.settled.Wait() // a file that it has written to is unmounted then, and can be copied
+	}
 	if err := c.dropGroup(); err != nil {
 		return err
 	}
 	c.unpin()
+	c.e.looks.drop(c)
 	c.execs.settle()
 	c.saving.Lock()
 	defer c.saving.Unlock()

@@ -42,6 +42,7 @@ func (c *container) launch(why occasion) error {
 	// The last run's root may still be going: the same layer cannot be mounted twice.
 	c.settled.Wait()
 	c.leftovers.Wait()
+	c.e.looks.drop(c)
 	if err := c.vacant(); err != nil {
 		return err
 	}

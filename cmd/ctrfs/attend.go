@@ -35,7 +35,7 @@ func attend(at string, tty bool, signals <-chan os.Signal) (int, error) {
 		return follow(at, signals, nil)
 	}
 	console, err := openConsole(at)
-	if errors.Is(err, os.ErrNotExist) { // it has ended already
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.EIO) { // it has ended already, or just now
 		return follow(at, signals, nil)
 	}
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -55,15 +56,28 @@ func program() (*os.File, error) {
 	return copied, nil
 }
 
-// seal makes a memfd immutable. F_SEAL_EXEC, of Linux 6.3, keeps its mode too.
+// seal makes a memfd immutable. F_SEAL_EXEC, of Linux 6.3, keeps its mode too. The kernel says EBUSY while somebody has a page of
+// the file in hand, and it waits for no longer than 0.15 s for that (mm/memfd.c, memfd_wait_for_pins): on a machine with much else
+// to do, its own lists of pages may take longer.
 func seal(fd int) error {
 	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
-	_, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals|unix.F_SEAL_EXEC)
-	if err == unix.EINVAL {
-		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals)
+	for try := 1; ; try++ {
+		_, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals|unix.F_SEAL_EXEC)
+		if err == unix.EINVAL {
+			_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals)
+		}
+		if err != unix.EBUSY || try == sealTries {
+			return err
+		}
+		time.Sleep(sealPause)
 	}
-	return err
 }
+
+// Bounds of the wait for that.
+const (
+	sealTries = 20
+	sealPause = 50 * time.Millisecond
+)
 
 // undumpable is the first thing that keeper and server do: nobody attaches to them or reads their memory, descriptors or
 // environment by way of /proc without CAP_SYS_PTRACE in the initial user namespace, whatever user they are, and they leave no

@@ -89,10 +89,14 @@ func (k *Keeper) finish(img *launch.Image, limit time.Duration, over <-chan time
 // onLeash says in [message.Status] of a run that the last descriptor is a pipe, and whoever holds its other end the program's.
 const onLeash = 1
 
-// settled: a program that runs to its end is not on its way any more. It is a child that no server is told of, see exited.
+// settled: a program that runs to its end is not on its way any more. It is a child that no server is told of, see exited. One that
+// has ended already is none: its number may be another's.
 func (k *Keeper) settled(c *child) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if c.exited != nil {
+		return
+	}
 	delete(k.launching, c)
 	c.pid = c.image.PID()
 	k.children[c.pid] = c

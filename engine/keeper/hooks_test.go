@@ -82,6 +82,16 @@ func TestFinish(t *testing.T) {
 	}
 }
 
+// TestSettledTooLate: a program that has ended before anybody notes that it runs leaves no child behind, whose number would be another's.
+func TestSettledTooLate(t *testing.T) {
+	k := &Keeper{children: map[int]*child{}, launching: map[*child]bool{}}
+	c := &child{exited: new(syscall.WaitStatus), image: &launch.Image{}}
+	k.launching[c] = true
+	if k.settled(c); len(k.children) > 0 {
+		t.Error("an ended program is a child")
+	}
+}
+
 // TestRunOnLeash: a program lives as long as somebody holds the other end of its leash, and nothing waits for it.
 func TestRunOnLeash(t *testing.T) {
 	if os.Geteuid() != 0 {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 )
 
 // Binary returns the program under test: the one that CTRFS_BINARY names, else one that is built from this tree once in
@@ -50,9 +51,21 @@ func Program(name string, env ...string) (string, error) {
 	return build("", name, []string{"./" + name}, env...)
 }
 
-// build has the go command, run in dir, make a program for the tests' use.
+// build has the go command, run in dir, make a program for the tests' use. Two test binaries that run at once make it one after the
+// other: the second one finds that nothing is to be done.
 func build(dir, name string, args []string, env ...string) (string, error) {
 	path := filepath.Join(CacheDir(), "under-test", name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return "", err
+	}
+	lock, err := os.Create(filepath.Join(filepath.Dir(path), "lock"))
+	if err != nil {
+		return "", err
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return "", err
+	}
 	cmd := exec.Command("go", append([]string{"build", "-o", path}, args...)...)
 	cmd.Dir = dir
 	cmd.Env = append(append(os.Environ(), "CGO_ENABLED=0"), env...)

@@ -23,7 +23,7 @@ func TestDisksSurviveServer(t *testing.T) {
 	}
 	m.Sh(`mkdir a/exec/x; echo 'sh -c "echo more > /file; cat /file"' > a/exec/x/cmd; echo 1 > a/exec/x/start; cat a/exec/x/wait
 		for i in a b; do echo KILL > $i/kill; cat $i/wait; done; echo 'cat /file' > a/cmd; echo 1 > a/start; cat a/wait`)
-	if got := m.Sh(`cat a/log; rmdir a b c; for i in $(seq 100); do losetup -l -n -O BACK-FILE | grep $TMP/disk || break; sleep 0.05; done`); got != "more\n" {
+	if got := m.Sh(`cat a/log; rmdir a b c; for i in $(seq 100); do losetup -l -n -O BACK-FILE | grep -q $TMP/disk || break; sleep 0.05; done; losetup -j $TMP/disk`); got != "more\n" {
 		t.Errorf("after all: %q", got)
 	}
 }

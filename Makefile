@@ -18,7 +18,7 @@ FUZZTIME    = 5s
 BUSY        = $(if $(ALL),.*,^(autostart|busy|console|events|exec|exec-input|hello|log|nested|restart|run|state|stdin|stop|tty)$$)
 ARGS        =
 
-.PHONY: help build cross demo test chaos test-v2 ci lint bench fuzz fresh clean tools test-tools v2-tools units blackbox race single
+.PHONY: help build cross demo test chaos test-v2 ci lint bench fuzz fresh clean tools test-tools v2-tools units blackbox race single race-units race-transcripts single-units single-transcripts
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
@@ -36,7 +36,8 @@ test: test-tools ## run all tests (as root)
 	@mkdir -p bin && rm -f bin/baseline
 	@$(GO) test -count=1 -run TestNothingLeft ./test -args -baseline $(CURDIR)/bin/baseline
 	$(MAKE) -k units blackbox
-	$(MAKE) -k -j2 race single
+	$(MAKE) -k race-units single-units
+	$(MAKE) -k -j2 race-transcripts single-transcripts
 	$(GO) test -count=1 -run TestNothingLeft ./test -args -baseline $(CURDIR)/bin/baseline
 
 # Packages test in parallel; the black-box suites after them, two at a time: most of the time they wait. Each looks for what its own
@@ -48,14 +49,22 @@ blackbox:
 	$(GO) test -count=1 -timeout 15m -p 2 ./test ./test/security
 
 # Once more with the race detector in the tests, and in the ctrfs that the transcripts mount.
-race:
+race: race-units race-transcripts
+
+race-units:
 	CGO_ENABLED=1 $(GO) test -race ./fs/... ./engine/...
+
+race-transcripts:
 	CGO_ENABLED=1 $(GO) build -race -ldflags '-linkmode external -extldflags -static' -o bin/ctrfs.race ./cmd/ctrfs
 	GORACE=atexit_sleep_ms=0 CTRFS_BINARY=$(CURDIR)/bin/ctrfs.race $(GO) test -count=1 -timeout 10m -run 'TestTranscripts/$(BUSY)|TestExamples' ./test
 
 # And with one thread to run Go code on, where a server that waits for itself hangs at once instead of now and then.
-single:
+single: single-units single-transcripts
+
+single-units:
 	GOMAXPROCS=1 $(GO) test -count=1 -timeout 10m ./fs/...
+
+single-transcripts:
 	GOMAXPROCS=1 $(GO) test -count=1 -timeout 10m -run 'TestTranscripts/$(BUSY)|TestExamples' ./test
 
 # Everything that lasts is tried for longer: DURATION of chaos, SEED to do one run's operations again (0 for others), CYCLES of a

@@ -42,6 +42,7 @@ type ImageContent struct {
 	Created  time.Time // as the configuration says; zero when it does not
 	Notes    []string  // what was left out in unpacking, and why
 	Defaults ImageDefaults
+	Archive  int64 // bytes of what [Image.Send] opens
 }
 
 // ImageLayer is one layer of an image, the lowest first.
@@ -84,8 +85,6 @@ type Image interface {
 	Receive(by Caller) (io.WriteCloser, error)
 	// Send opens the image as an archive, whose size is true. Errors: ENOENT (there is no content).
 	Send() (Log, error)
-	// ArchiveSize is the length in bytes of what Send opens; 0 when there is no content.
-	ArchiveSize() int64
 }
 
 // Images is what an engine knows about images.

@@ -10,9 +10,9 @@
 //
 //	dir ──rows──► file ──open──► handle ──► row.read / set / list / act ──► engine.Program
 //
-// Two kinds of row are directories themselves: links.go, symbolic links that the engine makes up, and shelf.go, things
-// that mkdir makes: further programs of
-// a container. What a container's files and theirs have in common knows them as an [engine.Program].
+// Two kinds of row are directories themselves: links.go, symbolic links that the engine makes up, and shelf.go, things that mkdir
+// makes: further programs of a container, and images. What a container's files and those of its programs have in common knows them as
+// an [engine.Program]; what all files have in common knows whom they are about as a subject.
 //
 // The package knows containers through [engine.Engine] only, and imports nothing but the standard library, go-fuse and
 // engine, so that the same tree can stand in front of another engine; a test says so.

@@ -121,7 +121,7 @@ func (m *memImage) finish(content string) {
 	m.change(func(v *engine.ImageView) {
 		m.content = []byte(content)
 		v.State, v.Failure = engine.ImageReady, ""
-		v.Content = &engine.ImageContent{ID: "sha256:1", Digest: "sha256:2", Config: []byte("{}"), Created: time.Unix(0, 0).UTC(),
+		v.Content = &engine.ImageContent{ID: "sha256:1", Archive: int64(len(content)), Digest: "sha256:2", Config: []byte("{}"), Created: time.Unix(0, 0).UTC(),
 			Layers: []engine.ImageLayer{{DiffID: "sha256:3", Size: 5}, {DiffID: "sha256:4", Size: 7}}}
 	})
 }
@@ -186,12 +186,6 @@ func (m *memImage) Send() (engine.Log, error) {
 		return nil, &engine.Error{Op: "read", File: "tar", Errno: syscall.ENOENT, Why: "there is nothing in it"}
 	}
 	return memArchive{bytes.NewReader(m.content)}, nil
-}
-
-func (m *memImage) ArchiveSize() int64 {
-	m.e.mu.Lock()
-	defer m.e.mu.Unlock()
-	return int64(len(m.content))
 }
 
 // Commit makes an image whose content is the container's command.

@@ -81,7 +81,12 @@ var imageRows = []row{
 // archive is an image as a tar.
 var archive = &stored{
 	open: func(s source) (engine.Log, error) { return s.image.Send() },
-	size: func(s source) int64 { return s.image.ArchiveSize() },
+	size: func(s source) int64 {
+		if c := s.image.View().Content; c != nil {
+			return c.Archive
+		}
+		return 0
+	},
 }
 
 // settled reads as the state does once that lasts.

@@ -103,6 +103,9 @@ func TestImageStopped(t *testing.T) {
 	if got := m.Sh("echo > images/a/pull; cat images/a/wait; grep -c stopped images/a/error; cat images/a/progress"); got != "failed\n1\n" {
 		t.Errorf("stopped: %q %s", got, m.Sh("cat images/a/error"))
 	}
+	if got := m.Sh("exec 9> images/a/tar; echo x >&9; cat images/a/state; echo > images/a/pull; cat images/a/wait; echo y >&9 2> /dev/null || echo refused; exec 9>&-; cat images/a/state"); got != "unpacking\nfailed\nrefused\nfailed\n" {
+		t.Errorf("an archive that is stopped before its writer ends: %q", got)
+	}
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes connections, and says nothing
 	if err != nil {
 		t.Fatal(err)

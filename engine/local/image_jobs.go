@@ -21,10 +21,20 @@ type job struct {
 	progress image.Progress
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
+	working  bool          // something is done that ends by itself; guarded by the entry's mu
 	done     chan struct{} // closed when it has ended, and the entry says so
 }
 
-var errStopped = &engine.Error{Op: "pull", Errno: syscall.EINTR, Why: "stopped, as it was asked to", Cure: "write a reference into pull, or an archive into tar, to begin anew"}
+// Why a job is ended before it has done its work.
+var (
+	errStopped = cutOff("stopped, as it was asked to")
+	errClosing = cutOff("ctrfs ended meanwhile")
+)
+
+// cutOff is not EINTR: a shell whose write(2) says that tries again, for ever.
+func cutOff(why string) error {
+	return &engine.Error{Op: "pull", Errno: syscall.ECANCELED, Why: why, Cure: "write a reference into pull, or an archive into tar, to begin anew"}
+}
 
 // begin makes a job the entry's, and the entry busy. Nothing is done yet: see [entry.do].
 func (i *entry) begin(state, reference string) (*job, error) {
@@ -43,26 +53,38 @@ func (i *entry) begin(state, reference string) (*job, error) {
 	return j, nil
 }
 
-// do does a job, in the background, and keeps what comes of it.
-func (i *entry) do(j *job, work func(context.Context, *image.Progress) (*image.Held, error)) {
+// do does a job, in the background, and keeps what comes of it. It is false for a job that has been ended before.
+func (i *entry) do(j *job, work func(context.Context, *image.Progress) (*image.Held, error)) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.job != j {
+		return false
+	}
+	j.working = true
 	go func() {
 		held, err := work(j.ctx, &j.progress)
 		if cause := context.Cause(j.ctx); err != nil && cause != nil {
 			err = cause
 		}
-		i.finish(j, held, err)
+		i.finish(held, err)
 		if held != nil {
 			held.Release()
 		}
 		i.in.collect()
 		close(j.done)
 	}()
+	return true
 }
 
 // finish ends a job. What an entry stood for before, it stands for still when that has failed.
-func (i *entry) finish(j *job, held *image.Held, failed error) {
+func (i *entry) finish(held *image.Held, failed error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	i.finishHeld(held, failed)
+}
+
+// finishHeld is [entry.finish] for who holds i.mu.
+func (i *entry) finishHeld(held *image.Held, failed error) {
 	i.job = nil
 	err := i.amendHeld(func(rec *image.Entry) {
 		if failed != nil {
@@ -90,19 +112,21 @@ func (i *entry) finish(j *job, held *image.Held, failed error) {
 	i.touched()
 }
 
-// stop ends what is under way, if something is, and waits for that.
-func (i *entry) stop(why error) (was bool) {
+// stop ends what is under way, if something is. Where that is an archive whose writer has not come to its end, and may never, it is over
+// at once; anything else ends by itself, and closes done.
+func (i *entry) stop(why error) (done <-chan struct{}, was bool) {
 	i.mu.Lock()
+	defer i.mu.Unlock()
 	j := i.job
-	i.mu.Unlock()
 	if j == nil {
-		return false
+		return nil, false
 	}
 	j.cancel(why)
-	if why == errClosing {
-		<-j.done
+	if !j.working {
+		i.finishHeld(nil, why)
+		close(j.done)
 	}
-	return true
+	return j.done, true
 }
 
 // Progress implements [engine.Image].
@@ -122,7 +146,7 @@ func (i *entry) Pull(by engine.Caller, ref string) error {
 		return err
 	}
 	if ref == "" {
-		if !i.stop(errStopped) {
+		if _, was := i.stop(errStopped); !was {
 			return engine.Invalid("pull", ref, "not a reference, and there is nothing to stop", "write a reference such as debian:12")
 		}
 		return nil
@@ -158,6 +182,8 @@ func (i *entry) SetAuth(by engine.Caller, text string) error {
 	return nil
 }
 
+const noRoom = "see to the disk of the state directory, and write the archive again"
+
 // inbox is an archive on its way in: a file that has no name, and so does not outlive its writer.
 type inbox struct {
 	i    *entry
@@ -179,8 +205,8 @@ func (i *entry) Receive(by engine.Caller) (io.WriteCloser, error) {
 	dir := filepath.Join(i.in.e.store.dir, imagesDir)
 	file, err := os.OpenFile(dir, unix.O_TMPFILE|os.O_RDWR, 0o600)
 	if err != nil {
-		err = &engine.Error{Op: "write", File: "tar", Errno: engine.Errno(err), Err: err}
-		i.finish(j, nil, err)
+		err = &engine.Error{Op: "write", File: "tar", Errno: engine.Errno(err), Err: err, Cure: noRoom}
+		i.stop(err)
 		return nil, err
 	}
 	return &inbox{i: i, j: j, file: file}, nil
@@ -192,35 +218,25 @@ func (b *inbox) Write(data []byte) (n int, err error) {
 	}
 	if b.err == nil {
 		if n, err = b.file.Write(data); err != nil {
-			b.err = &engine.Error{Op: "write", File: "tar", Errno: engine.Errno(err), Err: err, Cure: "make room on the disk of the state directory, and write the archive again"}
+			b.err = &engine.Error{Op: "write", File: "tar", Errno: engine.Errno(err), Err: err, Cure: noRoom}
 		}
 	}
 	return n, b.err
 }
 
-// Close has the archive read in.
+// Close has the archive read in, unless that has been stopped.
 func (b *inbox) Close() error {
-	b.i.do(b.j, func(ctx context.Context, p *image.Progress) (*image.Held, error) {
+	begun := b.i.do(b.j, func(ctx context.Context, p *image.Progress) (*image.Held, error) {
 		defer b.file.Close()
 		if b.err != nil {
 			return nil, b.err
 		}
 		return b.i.in.store.Import(ctx, b.file, p)
 	})
+	if !begun {
+		return b.file.Close()
+	}
 	return nil
-}
-
-// ArchiveSize implements [engine.Image].
-func (i *entry) ArchiveSize() int64 {
-	v := i.View()
-	if v.Content == nil {
-		return 0
-	}
-	size, _, err := i.in.store.Export(v.Content.ID, v.Name)
-	if err != nil {
-		return 0
-	}
-	return size
 }
 
 // Send implements [engine.Image].

@@ -105,6 +105,9 @@ func (s *images) contentOf(rec *image.Entry) *engine.ImageContent {
 	for _, l := range img.Layers {
 		c.Layers = append(c.Layers, engine.ImageLayer{DiffID: l.DiffID, Size: l.Size})
 	}
+	if c.Archive, _, err = s.store.Export(rec.ID, rec.Name); err != nil {
+		s.e.log.Error("an image has no archive", "image", rec.Name, "err", err)
+	}
 	return c
 }
 
@@ -120,7 +123,9 @@ func (s *images) close() {
 	all := slices.Collect(maps.Values(s.all))
 	s.mu.Unlock()
 	for _, i := range all {
-		i.stop(errClosing)
+		if done, was := i.stop(errClosing); was {
+			<-done
+		}
 	}
 	s.tidy.ends.Wait()
 	if err := s.store.Close(); err != nil {
@@ -396,5 +401,3 @@ func (s *images) stands(name string) (id string, err error) {
 	}
 	return "", refuse(syscall.ENOENT, "there is nothing in it", "write a reference into images/"+name+"/pull, or an archive into tar")
 }
-
-var errClosing = errors.New("ctrfs ended meanwhile")

@@ -28,6 +28,9 @@
 //
 // Outermost first: Engine.mu (names, parents, children), a container's action token (one change at a time), that of an exec,
 // entering and then mu of a container's execs, a container's mu (its memory), an exec's mu, store.mu.
+//
+// Beside these, images.mu, an entry's mu, the lock of the store of images. Under that last one the collection of images takes Engine.mu and
+// a container's mu: who holds one of those does not ask the store.
 package local
 
 import (

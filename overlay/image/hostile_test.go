@@ -3,7 +3,6 @@ package image
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -491,17 +490,5 @@ func TestMirrors(t *testing.T) {
 	pull(t, s, host+"/a/y:1")
 	if mirror.times("/manifests/") != 2 || origin.times("/manifests/") != 1 {
 		t.Errorf("the mirror was asked %d times and the registry %d", mirror.times("/manifests/"), origin.times("/manifests/"))
-	}
-}
-
-// TestNobody: where nobody answers, or the way is not safe, the error says so at once.
-func TestNobody(t *testing.T) {
-	s := newStore(t)
-	_, err := s.Pull(t.Context(), freeAddress(t)+"/x", Auth{}, nil)
-	wantErrno(t, err, syscall.ECONNREFUSED, "nobody answers")
-	// A transport that fails the test if anything goes out in the clear.
-	_, err = (&steady{inner: &http.Transport{}}).RoundTrip(httptest.NewRequest(http.MethodGet, "http://192.0.2.1/", nil))
-	if !errors.Is(err, errPlain) {
-		t.Errorf("got %v", err)
 	}
 }

@@ -1,7 +1,10 @@
 package image
 
 import (
+	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -189,5 +192,17 @@ func TestReferences(t *testing.T) {
 			continue
 		}
 		wantErrno(t, err, syscall.EINVAL, "pull")
+	}
+}
+
+// TestNobody: where nobody answers, or the way is not safe, the error says so at once.
+func TestNobody(t *testing.T) {
+	s := newStore(t)
+	_, err := s.Pull(t.Context(), freeAddress(t)+"/x", Auth{}, nil)
+	wantErrno(t, err, syscall.ECONNREFUSED, "nobody answers")
+	// A transport that fails the test if anything goes out in the clear.
+	_, err = (&steady{inner: &http.Transport{}}).RoundTrip(httptest.NewRequest(http.MethodGet, "http://192.0.2.1/", nil))
+	if !errors.Is(err, errPlain) {
+		t.Errorf("got %v", err)
 	}
 }

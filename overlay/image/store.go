@@ -284,6 +284,9 @@ func (s *Store) image(raw []byte) (*Image, error) {
 	return img, nil
 }
 
+// LayersDir is the directory below which all layers are.
+func (s *Store) LayersDir() string { return filepath.Join(s.dir, layersDir) }
+
 // Image returns an image. Error: ENOENT.
 func (s *Store) Image(id string) (*Image, error) {
 	s.mu.Lock()

@@ -120,7 +120,7 @@ func TestThreadsStayHome(t *testing.T) {
 }
 
 // strays names the threads of this process that are not at home.
-func strays(t *testing.T, home string) string {
+func strays(t testing.TB, home string) string {
 	t.Helper()
 	tasks, err := os.ReadDir("/proc/self/task")
 	if err != nil {

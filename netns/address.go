@@ -84,8 +84,8 @@ func parseAddress(m syscall.NetlinkMessage) (p netip.Prefix, index int, err erro
 	header := nl.DeserializeIfAddrmsg(m.Data)
 	for _, a := range attributes {
 		// IFA_ADDRESS of IPv4 is that of the other end, where there is one; IPv6 has no other.
-		if a.Attr.Type == unix.IFA_LOCAL || a.Attr.Type == unix.IFA_ADDRESS && !p.IsValid() {
-			if addr, ok := netip.AddrFromSlice(a.Value); ok {
+		if a.kind == unix.IFA_LOCAL || a.kind == unix.IFA_ADDRESS && !p.IsValid() {
+			if addr, ok := netip.AddrFromSlice(a.value); ok {
 				p = netip.PrefixFrom(addr, int(header.Prefixlen))
 			}
 		}

@@ -81,17 +81,23 @@ func TestApplyMends(t *testing.T) {
 		return in(w.ns, func() error { _, err := sysctl(name, value); return err })
 	}
 	for name, harm := range map[string]func() error{
-		"an address is gone":    func() error { return w.do(address(unix.RTM_DELADDR, 0, index, blue().Gateways[0])) },
-		"the other is gone":     func() error { return w.do(address(unix.RTM_DELADDR, 0, index, blue().Gateways[1])) },
-		"an address too many":   func() error { return w.do(address(unix.RTM_NEWADDR, unix.NLM_F_CREATE, index, prefixes("10.9.0.1/16")[0])) },
-		"a secondary address":   func() error { return w.do(address(unix.RTM_NEWADDR, unix.NLM_F_CREATE, index, prefixes("10.88.0.9/24")[0])) },
-		"down":                  func() error { return change() },
-		"down and another mtu":  func() error { return change(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(1300))) },
-		"another mac":           func() error { return change(nl.NewRtAttr(unix.IFLA_ADDRESS, []byte{2, 1, 1, 1, 1, 1})) },
-		"forwarding is off":     func() error { return set("ipv4/conf/ctrfs0/forwarding", "0") },
-		"forwarding off by all": func() error { return errorsOf(set("ipv4/conf/all/forwarding", "1"), set("ipv4/conf/all/forwarding", "0")) },
-		"no ipv6":               func() error { return set("ipv6/conf/ctrfs0/disable_ipv6", "1") },
-		"believes routers":      func() error { return set("ipv6/conf/ctrfs0/accept_ra", "2") },
+		"an address is gone": func() error { return w.do(address(unix.RTM_DELADDR, 0, index, blue().Gateways[0])) },
+		"the other is gone":  func() error { return w.do(address(unix.RTM_DELADDR, 0, index, blue().Gateways[1])) },
+		"an address too many": func() error {
+			return w.do(address(unix.RTM_NEWADDR, unix.NLM_F_CREATE, index, prefixes("10.9.0.1/16")[0]))
+		},
+		"a secondary address": func() error {
+			return w.do(address(unix.RTM_NEWADDR, unix.NLM_F_CREATE, index, prefixes("10.88.0.9/24")[0]))
+		},
+		"down":                 func() error { return change() },
+		"down and another mtu": func() error { return change(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(1300))) },
+		"another mac":          func() error { return change(nl.NewRtAttr(unix.IFLA_ADDRESS, []byte{2, 1, 1, 1, 1, 1})) },
+		"forwarding is off":    func() error { return set("ipv4/conf/ctrfs0/forwarding", "0") },
+		"forwarding off by all": func() error {
+			return errorsOf(set("ipv4/conf/all/forwarding", "1"), set("ipv4/conf/all/forwarding", "0"))
+		},
+		"no ipv6":          func() error { return set("ipv6/conf/ctrfs0/disable_ipv6", "1") },
+		"believes routers": func() error { return set("ipv6/conf/ctrfs0/accept_ra", "2") },
 		"primary and secondary": func() error {
 			return errorsOf(w.do(address(unix.RTM_DELADDR, 0, index, blue().Gateways[0])),
 				w.do(address(unix.RTM_NEWADDR, unix.NLM_F_CREATE, index, prefixes("10.88.0.9/24")[0])),

@@ -195,25 +195,21 @@ func parseLink(m syscall.NetlinkMessage) (link, error) {
 	header := nl.DeserializeIfInfomsg(m.Data)
 	l := link{index: int(header.Index), flags: header.Flags}
 	for _, a := range attributes {
-		switch a.Attr.Type {
+		switch a.kind {
 		case unix.IFLA_IFNAME:
-			l.name = nl.BytesToString(a.Value)
+			l.name = unix.ByteSliceToString(a.value)
 		case unix.IFLA_IFALIAS:
-			l.alias = nl.BytesToString(a.Value)
+			l.alias = unix.ByteSliceToString(a.value)
 		case unix.IFLA_ADDRESS:
-			l.mac = a.Value
+			l.mac = a.value
 		case unix.IFLA_MTU:
-			l.mtu = number(a.Value)
+			l.mtu = number(a.value)
 		case unix.IFLA_MASTER:
-			l.master = number(a.Value)
+			l.master = number(a.value)
 		case unix.IFLA_LINKINFO:
-			infos, err := nl.ParseRouteAttr(a.Value)
-			if err != nil {
-				return link{}, err
-			}
-			for _, i := range infos {
-				if i.Attr.Type == nl.IFLA_INFO_KIND {
-					l.kind = nl.BytesToString(i.Value)
+			for _, i := range split(a.value) {
+				if i.kind == nl.IFLA_INFO_KIND {
+					l.kind = unix.ByteSliceToString(i.value)
 				}
 			}
 		}

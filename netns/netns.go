@@ -20,7 +20,7 @@ func New() (*os.File, error) {
 		if ns, err = here(); err != nil {
 			return err
 		}
-		return raise("lo")
+		return raiseByName("lo")
 	})
 	if err != nil && ns != nil {
 		err = errors.Join(err, ns.Close())
@@ -29,9 +29,9 @@ func New() (*os.File, error) {
 	return ns, err
 }
 
-// raise brings a link of this thread's namespace up, netdevice(7). One request does it; by rtnetlink it takes two, and a
+// raiseByName brings a link of this thread's namespace up, netdevice(7). One request does it; by rtnetlink it takes two, and a
 // socket for each.
-func raise(link string) error {
+func raiseByName(link string) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("bring up %s: %w", link, err)

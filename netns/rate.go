@@ -19,21 +19,36 @@ func shaperName(index int) string {
 	return shaperPrefix + strconv.FormatInt(int64(index), 36)
 }
 
+// RateLeast is the least rate in bytes a second: the kernel counts the time that a few packets take in 32 bits.
+const RateLeast = 1 << 10
+
+// rateMost is more than any link reaches, and the most for which the kernel's numbers suffice.
+const rateMost = 1 << 36
+
 // SetRate bounds a container's bytes a second on the host's end of its wire: egress is what it sends, ingress what it receives, and 0 is
 // without a bound. It takes effect at once, and can be changed at any time.
 //
-// Errors: ENODEV, EOPNOTSUPP (a macvlan, which has no end on the host; a kernel without tbf, ifb, u32 or mirred).
+// Errors: EINVAL (less than RateLeast), ENODEV, EOPNOTSUPP (a macvlan, which has no end on the host; a kernel without tbf, ifb, u32 or mirred).
 func (h *Host) SetRate(index int, egress, ingress uint64) error {
 	if index <= 0 {
 		return fmt.Errorf("bound the rate of a link without an end on the host: %w", unix.EOPNOTSUPP)
 	}
+	for _, rate := range []*uint64{&egress, &ingress} {
+		if *rate > 0 && *rate < RateLeast {
+			return fmt.Errorf("bound a rate to %d bytes a second, which is less than %d: %w", *rate, RateLeast, unix.EINVAL)
+		}
+		if *rate > rateMost {
+			*rate = 0
+		}
+	}
 	var l link
 	err := h.with(func(s *socket) (err error) { l, err = s.link("", index); return err })
-	if err == nil {
-		err = h.bucket(index, l.mtu, ingress)
-	}
+	// What needs more of the kernel comes first, so that one which lacks it changes nothing.
 	if err == nil {
 		err = h.shape(l, egress)
+	}
+	if err == nil {
+		err = h.bucket(index, l.mtu, ingress)
 	}
 	if err != nil {
 		return fmt.Errorf("bound the rate of link %d: %w", index, err)
@@ -57,12 +72,13 @@ func (h *Host) bucket(index, mtu int, rate uint64) error {
 }
 
 // depth is how much may pass at once, and how much may wait. The bucket is filled when a timer fires, so it holds ten milliseconds, and a
-// few packets at least; what waits is fifty milliseconds more, so that TCP sees little delay, and enough packets for it to work with.
+// few packets at least; what waits is a hundred milliseconds more, so that TCP sees little delay, and enough packets for it to work with:
+// it hands them over by up to 64 KiB at a time.
 func depth(rate uint64, mtu int) (burst, limit uint32) {
 	const most = 64 << 20
 	packet := uint64(mtu) + 18 // and what Ethernet puts around it
 	burst = uint32(min(max(rate/100, 4*packet), most))
-	limit = burst + uint32(min(max(rate/20, 16*packet), most))
+	limit = burst + uint32(min(max(rate/10, 32*packet), most))
 	return burst, limit
 }
 
@@ -112,18 +128,19 @@ func (h *Host) shape(l link, rate uint64) error {
 func (h *Host) shaper(l link) (index int, err error) {
 	name := shaperName(l.index)
 	if index, err = indexOf(h.queries, name); err == nil {
-		return index, nil
+		return index, h.do(raise(index, false)...)
 	}
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("ifb"))
-	header := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	header.Flags, header.Change = unix.IFF_UP, unix.IFF_UP
-	make := request(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, header,
+	create := request(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, nl.NewIfInfomsg(unix.AF_UNSPEC),
 		nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)), nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(l.mtu))), info)
-	if err := h.do(make); err != nil && !errors.Is(err, unix.EEXIST) {
+	if err := h.do(create); err != nil && !errors.Is(err, unix.EEXIST) {
 		return 0, lacking("ifb", err)
 	}
-	return indexOf(h.queries, name)
+	if index, err = indexOf(h.queries, name); err != nil {
+		return 0, err
+	}
+	return index, h.do(raise(index, false)...)
 }
 
 // unshape removes the device for a link. Errors about none are none.

@@ -58,6 +58,11 @@ func TestSetRate(t *testing.T) {
 			}
 		}
 	}
+	end, err := w.traffic.LinkByIndex(index)
+	w.must(err)
+	if filters, err := w.traffic.FilterList(end, netlink.HANDLE_INGRESS); err != nil || len(filters) != 1 {
+		t.Errorf("%d filters (%v)", len(filters), err)
+	}
 	w.must(w.SetRate(index, 0, 0))
 	w.must(w.SetRate(index, 0, 0))
 	for _, d := range [][]*os.File{{a, b}, {b, a}} {
@@ -67,7 +72,7 @@ func TestSetRate(t *testing.T) {
 		}
 	}
 	w.must(w.ping(a, "fd00:88::3", 20000))
-	w.refused(w.SetRate(1<<30, 1, 1), unix.ENODEV)
+	w.refused(w.SetRate(1<<30, 1e6, 1e6), unix.ENODEV)
 }
 
 // TestSlowRate: it does not stop, and packets larger than the bucket of such a rate would be pass.
@@ -87,12 +92,14 @@ func TestSlowRate(t *testing.T) {
 	if took := time.Since(start); took < 1500*time.Millisecond || took > 4*time.Second {
 		t.Errorf("40000 bytes in %s", took)
 	}
-	for _, rate := range []uint64{1, 1 << 33, 1 << 50, 1<<64 - 1} {
+	for _, rate := range []uint64{RateLeast, 1 << 33, 1 << 36, 1 << 50, 1<<64 - 1} {
 		if err := w.SetRate(index, rate, rate); err != nil {
 			t.Errorf("%d: %v", rate, err)
 		}
 	}
 	w.must(w.ping(a, "10.88.0.3", 100))
+	w.refused(w.SetRate(index, 1, 0), unix.EINVAL)
+	w.refused(w.SetRate(index, 0, RateLeast-1), unix.EINVAL)
 }
 
 // TestSweep removes the device of a wire that is gone, and no other.

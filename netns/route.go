@@ -60,15 +60,15 @@ func parseRoute(m syscall.NetlinkMessage) (entry, error) {
 		to = netip.IPv6Unspecified()
 	}
 	for _, a := range attributes {
-		switch a.Attr.Type {
+		switch a.kind {
 		case unix.RTA_DST:
-			if addr, ok := netip.AddrFromSlice(a.Value); ok {
+			if addr, ok := netip.AddrFromSlice(a.value); ok {
 				to = addr
 			}
 		case unix.RTA_TABLE:
-			e.table = number(a.Value)
+			e.table = number(a.value)
 		case unix.RTA_MULTIPATH:
-			e.hops(a.Value)
+			e.hops(a.value)
 		case unix.RTA_GATEWAY, unix.RTA_OIF:
 			e.hop(a)
 		}
@@ -78,12 +78,12 @@ func parseRoute(m syscall.NetlinkMessage) (entry, error) {
 }
 
 // hop adds a gateway or a link.
-func (e *entry) hop(a syscall.NetlinkRouteAttr) {
-	switch a.Attr.Type {
+func (e *entry) hop(a attribute) {
+	switch a.kind {
 	case unix.RTA_OIF:
-		e.links = append(e.links, number(a.Value))
+		e.links = append(e.links, number(a.value))
 	case unix.RTA_GATEWAY:
-		if via, ok := netip.AddrFromSlice(a.Value); ok && !e.via.IsValid() {
+		if via, ok := netip.AddrFromSlice(a.value); ok && !e.via.IsValid() {
 			e.via = via
 		}
 	}
@@ -97,10 +97,8 @@ func (e *entry) hops(b []byte) {
 			return
 		}
 		e.links = append(e.links, number(b[4:]))
-		if attributes, err := nl.ParseRouteAttr(b[unix.SizeofRtNexthop:size]); err == nil {
-			for _, a := range attributes {
-				e.hop(a)
-			}
+		for _, a := range split(b[unix.SizeofRtNexthop:size]) {
+			e.hop(a)
 		}
 		b = b[min(len(b), (size+3)&^3):]
 	}

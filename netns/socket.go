@@ -183,13 +183,9 @@ func failure(m syscall.NetlinkMessage) error {
 	if m.Header.Flags&unix.NLM_F_ACK_TLVS == 0 {
 		return errno
 	}
-	attributes, err := nl.ParseRouteAttr(rest)
-	if err != nil {
-		return errno
-	}
-	for _, a := range attributes {
-		if a.Attr.Type == nl.NLMSGERR_ATTR_MSG {
-			return fmt.Errorf("%w (%s)", errno, nl.BytesToString(a.Value))
+	for _, a := range split(rest) {
+		if a.kind == nl.NLMSGERR_ATTR_MSG {
+			return fmt.Errorf("%w (%s)", errno, unix.ByteSliceToString(a.value))
 		}
 	}
 	return errno
@@ -204,10 +200,29 @@ func request(kind, flags int, parts ...nl.NetlinkRequestData) *nl.NetlinkRequest
 	return r
 }
 
-// attributes parses those that follow a header of the given length.
-func attributes(m syscall.NetlinkMessage, header int) ([]syscall.NetlinkRouteAttr, error) {
+// attribute is a part of a message.
+type attribute struct {
+	kind  uint16
+	value []byte
+}
+
+// attributes takes apart what follows a header of the given length.
+func attributes(m syscall.NetlinkMessage, header int) ([]attribute, error) {
 	if len(m.Data) < header {
 		return nil, fmt.Errorf("rtnetlink: a message of %d bytes: %w", len(m.Data), unix.EBADMSG)
 	}
-	return nl.ParseRouteAttr(m.Data[header:])
+	return split(m.Data[header:]), nil
+}
+
+// split takes attributes apart, as far as they are whole. The library's panics when the last one is not padded.
+func split(b []byte) (out []attribute) {
+	for len(b) >= unix.SizeofRtAttr {
+		size := int(nl.NativeEndian().Uint16(b))
+		if size < unix.SizeofRtAttr || size > len(b) {
+			break
+		}
+		out = append(out, attribute{nl.NativeEndian().Uint16(b[2:]) &^ unix.NLA_F_NESTED, b[unix.SizeofRtAttr:size]})
+		b = b[min(len(b), (size+3)&^3):]
+	}
+	return out
 }

@@ -211,7 +211,7 @@ func (w Wire) furnish(alone bool) error {
 	defer s.close()
 	err = settle(w.Name, w.settings())
 	if err == nil {
-		requests := w.raise(index)
+		requests := raise(index, hasIPv6(w.Addresses))
 		for _, p := range w.Addresses {
 			requests = append(requests, address(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, index, p))
 		}
@@ -239,10 +239,10 @@ func (w Wire) settings() []setting {
 
 // raise brings a new link up. Without an IPv6 address it is to have no link-local one, which has to be said before. There is a sysctl that
 // turns IPv6 off, but then there could be none later.
-func (w Wire) raise(index int) (out []*nl.NetlinkRequest) {
+func raise(index int, ipv6 bool) (out []*nl.NetlinkRequest) {
 	header := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	header.Index = int32(index)
-	if !hasIPv6(w.Addresses) {
+	if !ipv6 {
 		out = append(out, request(unix.RTM_NEWLINK, 0, header, noLinkLocal()))
 	}
 	header = nl.NewIfInfomsg(unix.AF_UNSPEC)

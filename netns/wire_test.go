@@ -133,7 +133,10 @@ func TestRouterIsNotBelieved(t *testing.T) {
 	believer := w.container(4)
 	w.in(believer, func() error { _, err := sysctl("ipv6/conf/eth0/accept_ra", "2"); return err })
 	var c net.PacketConn
-	w.in(b, func() (err error) { c, err = net.ListenPacket("ip6:ipv6-icmp", "fe80::4c4:aff:fe58:3%eth0"); return err })
+	w.in(b, func() (err error) {
+		c, err = net.ListenPacket("ip6:ipv6-icmp", "fe80::4c4:aff:fe58:3%eth0")
+		return err
+	})
 	defer c.Close()
 	raw, err := c.(*net.IPConn).SyscallConn()
 	w.must(err)
@@ -386,7 +389,7 @@ func TestMacvlan(t *testing.T) {
 			t.Errorf("left: %s", got)
 		}
 	}
-	w.refused(w.SetRate(0, 1, 1), unix.EOPNOTSUPP)
+	w.refused(w.SetRate(0, 1e6, 1e6), unix.EOPNOTSUPP)
 }
 
 // lan gives the host a link, with a namespace at its other end that has the addresses.
@@ -396,7 +399,7 @@ func (w world) lan(name, addresses string) *os.File {
 	w.must(w.traffic.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name, Flags: net.FlagUp}, PeerName: "lan0",
 		PeerNamespace: netlink.NsFd(ns.Fd())}))
 	w.in(ns, func() error {
-		if err := raise("lan0"); err != nil {
+		if err := raiseByName("lan0"); err != nil {
 			return err
 		}
 		s, err := dial()
@@ -411,7 +414,7 @@ func (w world) lan(name, addresses string) *os.File {
 		}
 		return errors.Join(err, s.do(requests...))
 	})
-	w.in(w.ns, func() error { return raise(name) })
+	w.in(w.ns, func() error { return raiseByName(name) })
 	w.settled(name)
 	return ns
 }

@@ -165,6 +165,10 @@ const patience = 5 * time.Second
 
 // ping sends one echo request and waits for the kernel's answer.
 func (w world) ping(from *os.File, to string, size int) error {
+	return w.pingFor(from, to, size, patience)
+}
+
+func (w world) pingFor(from *os.File, to string, size int, patience time.Duration) error {
 	addr := netip.MustParseAddr(to)
 	network, request, reply := "ip4:icmp", byte(8), byte(0)
 	if addr.Is6() {

@@ -71,13 +71,13 @@ func (h *Host) bucket(index, mtu int, rate uint64) error {
 	return lacking("tbf", h.traffic.QdiscReplace(&netlink.Tbf{QdiscAttrs: root, Rate: rate, Buffer: netlink.Xmittime(rate, burst), Limit: limit}))
 }
 
-// depth is how much may pass at once, and how much may wait. The bucket is filled when a timer fires, so it holds ten milliseconds, and a
-// few packets at least; what waits is a hundred milliseconds more, so that TCP sees little delay, and enough packets for it to work with:
-// it hands them over by up to 64 KiB at a time.
+// depth is how much may pass at once, and how much may wait. The bucket is filled when a timer fires, which a busy machine puts off, so
+// it holds fifty milliseconds, and a few packets at least. What waits is a hundred milliseconds more, so that TCP sees little delay, and
+// enough packets for it to work with: it hands them over by up to 64 KiB at a time.
 func depth(rate uint64, mtu int) (burst, limit uint32) {
 	const most = 64 << 20
 	packet := uint64(mtu) + 18 // and what Ethernet puts around it
-	burst = uint32(min(max(rate/100, 4*packet), most))
+	burst = uint32(min(max(rate/20, 4*packet), most))
 	limit = burst + uint32(min(max(rate/10, 32*packet), most))
 	return burst, limit
 }

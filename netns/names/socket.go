@@ -77,21 +77,25 @@ func prepareSocket(fd int, network, link string) error {
 // udpHeader is what lies before the query where a socket filter looks.
 const udpHeader = 8
 
-// Offsets of the source address from the IP header, and SKF_NET_OFF, which is where that header begins, linux/filter.h.
+// thinning is how many datagrams of a muted asker are dropped for one that comes through. A power of two.
+const thinning = 64
+
+// Offsets of linux/filter.h: SKF_NET_OFF, where the IP header begins, with the source address in it, and SKF_AD_OFF + SKF_AD_RANDOM, a random number.
 const (
 	netOff  = 0xfff00000
 	source4 = 12
 	source6 = 8
+	random  = 0xfffff000 + 56
 )
 
-// program makes the filter of a socket, classic BPF: it drops what is too long for a query, and what the muted ask.
-// Each address is compared in a block of its own that ends with the drop, since jumps reach 255 instructions only.
+// program makes the filter of a socket, classic BPF: it drops what is too long for a query, and most of what the muted ask.
+// Each address is compared in a block of its own that ends with both verdicts, since jumps reach 255 instructions only.
 func program(six bool, muted []netip.Addr) []unix.SockFilter {
 	const (
 		load  = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
 		equal = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
 	)
-	drop := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}
+	drop, take := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff}
 	code := []unix.SockFilter{
 		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_LEN},
 		{Code: unix.BPF_JMP | unix.BPF_JGT | unix.BPF_K, K: udpHeader + queryMax, Jf: 1},
@@ -104,12 +108,13 @@ func program(six bool, muted []netip.Addr) []unix.SockFilter {
 		}
 		for i := 0; i < len(bytes); i += 4 {
 			word := uint32(bytes[i])<<24 | uint32(bytes[i+1])<<16 | uint32(bytes[i+2])<<8 | uint32(bytes[i+3])
-			rest := uint8((len(bytes)-i-4)/4*2 + 1) // to the end of the block: the words that follow, and the drop
+			rest := uint8((len(bytes)-i-4)/4*2 + 4) // to the end of the block: the words that follow, and the verdicts
 			code = append(code, unix.SockFilter{Code: load, K: from + uint32(i)}, unix.SockFilter{Code: equal, K: word, Jf: rest})
 		}
-		code = append(code, drop)
+		code = append(code, unix.SockFilter{Code: load, K: random},
+			unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K, K: thinning - 1, Jf: 1}, drop, take)
 	}
-	return append(code, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff})
+	return append(code, take)
 }
 
 // attach gives a socket its filter, in place of the last one.

@@ -25,15 +25,16 @@ type udp struct {
 	lost  atomic.Uint64 // the kernel's count when the socket was closed
 }
 
-// muted is an asker that the kernel does not let through for a moment.
+// muted is an asker of whom the kernel lets little through.
 type muted struct {
 	addr  netip.Addr
-	until time.Time
+	until time.Time // when it is looked at again
+	came  int       // what came through since
 }
 
 const (
-	muteTime  = 50 * time.Millisecond // in which an asker at 10000 a second regains its burst
-	mutedMax  = 32                    // more than that are read and dropped; 32 of IPv6 are 300 instructions of filter
+	muteTime  = 200 * time.Millisecond
+	mutedMax  = 32 // more than that are read and dropped; 32 of IPv6 are 400 instructions of filter
 	errorTime = 100 * time.Millisecond
 )
 
@@ -69,9 +70,12 @@ func (u *udp) query(s *scratch, b []byte, from netip.AddrPort) {
 	r, now := u.r, time.Now()
 	addr := from.Addr().Unmap().WithZone("")
 	a := r.asker(addr, now.UnixNano())
+	known := u.isMuted(addr)
 	if !r.may(a, now.UnixNano()) {
 		r.dropped.Add(1)
-		u.mute(addr, now)
+		if !known {
+			u.mute(addr, now)
+		}
 		return
 	}
 	reply, q := r.answer(s, b, addr, false)
@@ -115,20 +119,46 @@ func (u *udp) send(reply []byte, to netip.AddrPort) {
 }
 
 func (u *udp) mute(addr netip.Addr, now time.Time) {
-	if len(u.muted) >= mutedMax || slices.ContainsFunc(u.muted, func(m muted) bool { return m.addr == addr }) {
-		return // what was in the buffer already
+	if len(u.muted) < mutedMax {
+		u.muted = append(u.muted, muted{addr: addr, until: now.Add(muteTime)})
+		u.filter()
 	}
-	u.muted = append(u.muted, muted{addr, now.Add(muteTime)})
-	u.filter()
 }
 
+// isMuted counts what comes through.
+func (u *udp) isMuted(addr netip.Addr) bool {
+	for i := range u.muted {
+		if u.muted[i].addr == addr {
+			u.muted[i].came++
+			return true
+		}
+	}
+	return false
+}
+
+// unmute lets those through again who now ask no more than they may, by what came through. As long as one floods, there is so no
+// moment at which all of it arrives and fills the buffer.
 func (u *udp) unmute(now time.Time) {
-	u.muted = slices.DeleteFunc(u.muted, func(m muted) bool { return !m.until.After(now) })
-	u.filter()
+	allowed := u.r.config.Limits.Rate * int(muteTime/time.Millisecond) / 1000
+	still := u.muted[:0:0]
+	for _, m := range u.muted {
+		if m.until.After(now) {
+			still = append(still, m)
+		} else if m.came*thinning > allowed {
+			still = append(still, muted{addr: m.addr, until: now.Add(muteTime)})
+		}
+	}
+	changed := len(still) != len(u.muted)
+	// The first is looked at next.
+	slices.SortFunc(still, func(a, b muted) int { return a.until.Compare(b.until) })
+	if u.muted = still; changed {
+		u.filter()
+	} else {
+		u.wake()
+	}
 }
 
-// filter tells the kernel who is muted, and the reader when the first of them is no more. Without the filter, which may be refused for want
-// of memory, they are read and dropped.
+// filter tells the kernel who is muted. Without the filter, which may be refused for want of memory, they are read and dropped.
 func (u *udp) filter() {
 	addrs := make([]netip.Addr, len(u.muted))
 	for i, m := range u.muted {
@@ -137,6 +167,11 @@ func (u *udp) filter() {
 	if err := attach(u.raw, program(u.six, addrs)); err != nil {
 		u.r.log.Debug("a socket got no filter", "address", u.at, "error", err)
 	}
+	u.wake()
+}
+
+// wake sets when the reader looks at the muted again.
+func (u *udp) wake() {
 	var first time.Time // zero: none
 	if len(u.muted) > 0 {
 		first = u.muted[0].until // they are in order

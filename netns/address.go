@@ -152,6 +152,7 @@ func route(kind, flags, index int, family int, via netip.Addr) *nl.NetlinkReques
 type Interface struct {
 	Name      string
 	Index     int
+	Peer      int // index of the other end of a veth, in the namespace where that is; of a macvlan, of what it lies on
 	MAC       []byte
 	MTU       int
 	Up        bool
@@ -184,7 +185,7 @@ func (s *socket) interfaces() ([]Interface, error) {
 		if l.flags&unix.IFF_LOOPBACK != 0 {
 			continue
 		}
-		i := Interface{Name: l.name, Index: l.index, MAC: l.mac, MTU: l.mtu, Up: l.flags&unix.IFF_UP != 0}
+		i := Interface{Name: l.name, Index: l.index, Peer: l.peer, MAC: l.mac, MTU: l.mtu, Up: l.flags&unix.IFF_UP != 0}
 		if i.Addresses, err = s.addresses(l.index); err != nil {
 			return nil, err
 		}

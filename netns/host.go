@@ -147,6 +147,7 @@ type link struct {
 	mtu    int
 	flags  uint32
 	master int
+	peer   int // IFLA_LINK: of a veth the other end, of a macvlan what it lies on
 }
 
 // links lists those of a socket's namespace.
@@ -204,6 +205,8 @@ func parseLink(m syscall.NetlinkMessage) (link, error) {
 			l.mac = a.value
 		case unix.IFLA_MTU:
 			l.mtu = number(a.value)
+		case unix.IFLA_LINK:
+			l.peer = number(a.value)
 		case unix.IFLA_MASTER:
 			l.master = number(a.value)
 		case unix.IFLA_LINKINFO:

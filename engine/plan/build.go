@@ -22,12 +22,13 @@ type Host struct {
 	Joined map[specs.LinuxNamespaceType]string
 	// BindFiles says of each bind mount of the configuration, in order, whether its source is no directory.
 	BindFiles  []bool
-	NoDev      bool   // mounts open no devices; see [NoDev]
-	Controlled bool   // a devices controller holds programs to what their devices allow
-	IDs        string // the mapping of the new user namespace, in words
-	LastCap    int    // the highest capability that the kernel knows, /proc/sys/kernel/cap_last_cap
-	OOMGroup   bool   // the kernel kills all that is in the group, or in one around it, when memory runs out, and programs may be there
-	NoFile     uint64 // the hard RLIMIT_NOFILE that can be given
+	Texts      []Prepared // files of the container's own, which come before the bind mounts of the configuration
+	NoDev      bool       // mounts open no devices; see [NoDev]
+	Controlled bool       // a devices controller holds programs to what their devices allow
+	IDs        string     // the mapping of the new user namespace, in words
+	LastCap    int        // the highest capability that the kernel knows, /proc/sys/kernel/cap_last_cap
+	OOMGroup   bool       // the kernel kills all that is in the group, or in one around it, when memory runs out, and programs may be there
+	NoFile     uint64     // the hard RLIMIT_NOFILE that can be given
 
 	Caps              uint64  // mask of the capabilities that can be given: ctrfs's own bounding set, or all in a user namespace
 	OOMScoreMin       int     // the lowest oom_score_adj that can be given: -1000 with CAP_SYS_RESOURCE
@@ -129,7 +130,11 @@ var basic = []string{"/proc", "/sys", "/dev", "/dev/pts", "/dev/shm", "/dev/mque
 func files(c *engine.Config, h Host, n namespaces, devices []Device, inside []Step) []Step {
 	spec := &c.Spec
 	var steps, early, late []Step
-	bind := 0
+	bind := len(h.Texts)
+	for i, t := range h.Texts {
+		late = append(late, Bind{i, t.Text, t.Target, true, true, "nosuid,nodev,noexec"})
+	}
+	h.BindFiles = slices.Concat(slices.Repeat([]bool{true}, len(h.Texts)), h.BindFiles)
 	for _, m := range spec.Mounts {
 		o := ParseMountOptions(m.Options)
 		if o.Bind || !slices.Contains(basic, path.Clean(m.Destination)) {

@@ -36,6 +36,8 @@ type Extension struct {
 
 	Health *Health `json:"health,omitempty"` // see [Config.SetHealth]; replaced, never changed
 
+	Net *Net `json:"net,omitempty"` // beyond the network namespace; replaced, never changed
+
 	OOM OOM `json:"memory.oom,omitempty"` // OOMStop, or "" for what disableOOMKiller says
 
 	CPUPressure    string `json:"cpu.pressure,omitempty"` // triggers, see [Config.SetPressure]

@@ -49,6 +49,7 @@ type Stat struct {
 // [Events.Next] blocks for longer than the file system and the kernel take for one operation.
 type Engine interface {
 	Images
+	Networks
 	// Children lists the containers directly below parent, sorted by name; a nil parent is the root.
 	Children(parent Container) []Container
 	// Child finds one of them.
@@ -156,6 +157,9 @@ type Container interface {
 	// this machine: of a container that does not run, to what its program would find, for a minute, until something changes.
 	Root() (path string, ok bool)
 	OpenRoot() (path string, err error)
+
+	// Net tells of its networks while it runs; nil otherwise.
+	Net() []NetLink
 
 	// Execs lists the further programs of the container, sorted by name.
 	Execs() []Exec

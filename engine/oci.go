@@ -119,6 +119,11 @@ var extensions = []extension{
 		func(c *Config, v string) error { return c.setJoins(v) },
 		func(*Config) string { return "" },
 		"what `linux.namespaces` says"},
+	{annotation + "net", // after the namespaces: networks are for one of its own
+		(*Config).ociNet,
+		(*Config).setOCINet,
+		func(*Config) string { return "" },
+		"no networks, ports, names and bounds"},
 	{annotation + "mounts.existing",
 		(*Config).ociExisting,
 		(*Config).setOCIExisting,

@@ -137,6 +137,9 @@ func (c *Config) choose(kind specs.LinuxNamespaceType, choice NamespaceChoice) {
 		join = nil
 	}
 	c.Extension.Join = join
+	if kind == specs.NetworkNamespace && !choice.New() {
+		c.changeNet(func(n *Net) { n.Networks = nil }) // whoever uses another one's has that one's networks
+	}
 }
 
 // rank is the place of a kind in the table; what the table lacks comes first.

@@ -20,7 +20,7 @@ func abi(t *testing.T) []byte {
 		t.Fatal(err)
 	}
 	b := bytes.NewBuffer(head)
-	for _, s := range []*scope{rootScope, containerScope, execScope, imageScope} {
+	for _, s := range []*scope{rootScope, containerScope, execScope, imageScope, networkScope} {
 		for _, f := range s.families {
 			fmt.Fprintf(b, "\n## %s\n\n| file | mode | shape | default | meaning |\n|---|---|---|---|---|\n", f.title)
 			for i := range f.rows {
@@ -56,8 +56,8 @@ func TestDoc(t *testing.T) {
 
 // TestDocHelp checks that help names every file.
 func TestDocHelp(t *testing.T) {
-	text := helpText(&tree{root: rootScope, container: containerScope, exec: execScope, image: imageScope})
-	for _, s := range []*scope{rootScope, containerScope, execScope, imageScope} {
+	text := helpText(&tree{root: rootScope, container: containerScope, exec: execScope, image: imageScope, network: networkScope})
+	for _, s := range []*scope{rootScope, containerScope, execScope, imageScope, networkScope} {
 		for _, r := range s.rows {
 			line := fmt.Sprintf("\n  %s ", r.name)
 			if !strings.Contains(text, line) || !strings.Contains(text, r.help) {

@@ -186,8 +186,12 @@ func (d *dir) Unlink(ctx context.Context, name string) syscall.Errno {
 	if !r.setting() {
 		return 0
 	}
-	change, err := r.reset(d.fresh())
-	if err == nil {
+	var err error
+	if r.tune != nil {
+		err = d.network.Update(caller(ctx), name, false, func(c *engine.NetworkConfig) error { return r.tune(c, "") })
+	} else if change, bad := r.reset(d.fresh()); bad != nil {
+		err = bad
+	} else {
 		err = d.program().Update(caller(ctx), name, false, change)
 	}
 	if err != nil {

@@ -214,11 +214,36 @@ func (h *handle) pass(by engine.Caller, data []byte, off int64) (err error) {
 // apply parses a text and has the engine make it the setting's value.
 func (h *handle) apply(by engine.Caller, text string) error {
 	f := h.file
+	if f.row.tune != nil {
+		return h.tune(by, text)
+	}
 	change, err := f.row.change(text, h.add, f.fresh())
 	if err != nil {
 		return err
 	}
 	return f.program().Update(by, f.row.name, f.row.live, change)
+}
+
+// tune is the same for a setting of a network.
+func (h *handle) tune(by engine.Caller, text string) error {
+	f := h.file
+	if err := checkText(f.row.name, text); err != nil {
+		return err
+	}
+	if f.row.shape == single {
+		var err error
+		if text, err = parseSingle(f.row.name, text, false); err != nil {
+			return err
+		}
+	} else if h.add {
+		now, err := f.row.read(f.source())
+		if err != nil {
+			return err
+		}
+		text = now + text
+	}
+	text = strings.TrimSpace(text)
+	return f.network.Update(by, f.row.name, f.row.live, func(c *engine.NetworkConfig) error { return f.row.tune(c, text) })
 }
 
 // front reports whether whole blocks were refused only because a buffer cut them off: a document that just ends too early,

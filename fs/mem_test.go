@@ -28,7 +28,8 @@ type memEngine struct {
 	open  atomic.Int64 // streams of events that are open
 	quiet atomic.Bool  // they have ended before they begin
 
-	images map[string]*memImage
+	images   map[string]*memImage
+	networks map[string]*memNetwork
 }
 
 func (e *memEngine) Events(of engine.Container) engine.Events {
@@ -83,7 +84,7 @@ type memContainer struct {
 }
 
 func newMemEngine() *memEngine {
-	return &memEngine{top: map[string]*memContainer{}, images: map[string]*memImage{}, owner: engine.Owner{Mode: 0o755}}
+	return &memEngine{top: map[string]*memContainer{}, images: map[string]*memImage{}, networks: map[string]*memNetwork{}, owner: engine.Owner{Mode: 0o755}}
 }
 
 func busy(op, name string, s engine.State) error {

@@ -25,6 +25,7 @@ type tree struct {
 	container *scope
 	exec      *scope
 	image     *scope
+	network   *scope
 
 	memos   memos
 	samples samples
@@ -61,8 +62,11 @@ func (p place) program() engine.Program {
 
 // subject is nil in the root.
 func (p place) subject() subject {
-	if p.image != nil {
+	switch {
+	case p.image != nil:
 		return p.image
+	case p.network != nil:
+		return p.network
 	}
 	if who := p.program(); who != nil {
 		return who
@@ -72,16 +76,22 @@ func (p place) subject() subject {
 
 // name is that of the directory.
 func (p place) name() string {
-	if p.image != nil {
+	switch {
+	case p.image != nil:
 		return p.image.View().Name
+	case p.network != nil:
+		return p.network.View().Name
 	}
 	return p.program().View().Name
 }
 
 // changed is when the subject last changed; in the root, when the mount was made.
 func (n *node) changed() time.Time {
-	if n.image != nil {
+	switch {
+	case n.image != nil:
 		return n.image.View().Changed
+	case n.network != nil:
+		return n.network.View().Changed
 	}
 	if p := n.program(); p != nil {
 		return p.View().Changed
@@ -158,7 +168,7 @@ func (n *node) stamp() stamp {
 
 // source is what rows make their texts from, at this moment.
 func (n *node) source() source {
-	s := source{tree: n.tree, c: n.c, p: n.program(), image: n.image}
+	s := source{tree: n.tree, c: n.c, p: n.program(), image: n.image, network: n.network}
 	if s.p != nil {
 		s.view = s.p.View()
 	}

@@ -29,6 +29,7 @@ type row struct {
 	set  setter                                                   // a setting of one value
 	list *listing                                                 // a setting of many items
 	keys func(c *engine.Config, key, value string) error          // a setting of many keys, each changed alone; "" resets one
+	tune func(c *engine.NetworkConfig, text string) error         // a setting of a network, the whole text; "" is the default
 	act  func(by engine.Caller, s source, value string) error     // an order, or a kernel file that is written
 
 	links  *linking                             // a directory of links; nothing else goes with it
@@ -45,7 +46,8 @@ type source struct {
 	p    engine.Program   // whom the file is about
 	view *engine.View     // of p
 
-	image engine.Image // whom it is about instead
+	image   engine.Image   // whom it is about instead
+	network engine.Network // likewise
 }
 
 // waiting is a stream that ends with what has happened.
@@ -92,7 +94,9 @@ const (
 // is a change in one place.
 func (r *row) readable() bool { return r.read != nil || r.wait != nil || r.feed != nil || r.log != nil }
 func (r *row) writable() bool { return r.setting() || r.act != nil || r.take != nil }
-func (r *row) setting() bool  { return r.set != nil || r.list != nil || r.keys != nil }
+func (r *row) setting() bool {
+	return r.set != nil || r.list != nil || r.keys != nil || r.tune != nil
+}
 
 // directory reports whether the row is one: its node is made elsewhere.
 func (r *row) directory() bool { return r.links != nil || r.shelf != nil }
@@ -221,7 +225,7 @@ func (r *row) resetKeys(c *engine.Config) error {
 
 // byDefault is what a setting of a new container is, in one line; empty for anything else.
 func (r *row) byDefault() string {
-	if r.def != "" || !r.setting() {
+	if r.def != "" || !r.setting() || r.tune != nil {
 		return r.def
 	}
 	text, _ := r.read(source{view: &engine.View{Config: engine.NewConfig()}})
@@ -321,18 +325,20 @@ type family struct {
 	rows  []row
 }
 
-// The kinds of directory: the mount's own, a container's, an exec's, and an image's.
+// The kinds of directory: the mount's own, a container's, an exec's, an image's, and a network's.
 var (
 	rootScope      = newScope(family{"The root of the mount", rootRows})
 	containerScope = newScope(
 		family{"A container: its process", processRows},
 		family{"A container: its files", filesRows},
 		family{"A container: its isolation", isolationRows},
+		family{"A container: its networks", netRows},
 		family{"A container: control and state", controlRows},
 		family{"A container: resources", slices.Concat(resourceRows, networkRows)},
 	)
-	execScope  = newScope(family{"An exec of a container: exec/NAME", execRows})
-	imageScope = newScope(family{"An image: images/NAME", imageRows})
+	execScope    = newScope(family{"An exec of a container: exec/NAME", execRows})
+	imageScope   = newScope(family{"An image: images/NAME", imageRows})
+	networkScope = newScope(family{"A network: networks/NAME", networksRows})
 )
 
 // scope is the files that a kind of directory holds. It never changes.

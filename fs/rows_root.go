@@ -20,6 +20,8 @@ var rootRows = []row{
 		help: "the same figures as OpenMetrics text, for Prometheus and its kin"},
 	{name: "events", shape: stream, feed: func(s source) engine.Events { return s.tree.engine.Events(nil) },
 		help: "what happens to containers, one JSON object a line, from the opening on"},
+	{name: "networks", shape: nested, shelf: &networkShelf,
+		help: "mkdir networks/NAME makes a network, which containers join by their file net; bridge is always there; its files are listed below"},
 	{name: "images", shape: nested, shelf: &imageShelf,
 		help: "mkdir images/NAME makes an image, which pull or tar fills; its files are listed below"},
 }

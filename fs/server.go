@@ -83,7 +83,7 @@ func mountError(what string, err error, cure string) error {
 
 // serve starts answering on a mounted connection, which it owns from here on.
 func serve(fd int, e engine.Engine, o Options) (*Server, error) {
-	t := &tree{engine: e, version: o.Version, log: o.Logger, started: time.Now(), root: rootScope, container: containerScope, exec: execScope, image: imageScope}
+	t := &tree{engine: e, version: o.Version, log: o.Logger, started: time.Now(), root: rootScope, container: containerScope, exec: execScope, image: imageScope, network: networkScope}
 	logger := slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn)
 	raw := fs.NewNodeFS(&dir{node{tree: t}, t.root}, &fs.Options{
 		NullPermissions: true, // chmod 0 means 0

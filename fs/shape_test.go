@@ -206,7 +206,7 @@ func show(t *testing.T, r *row, cfg *engine.Config) string {
 
 // TestRows checks that each row is whole, and that a setting's default is what it says and can be written back.
 func TestRows(t *testing.T) {
-	for _, s := range []*scope{rootScope, containerScope, execScope, imageScope} {
+	for _, s := range []*scope{rootScope, containerScope, execScope, imageScope, networkScope} {
 		if len(s.byName) != len(s.rows) {
 			t.Error("a name stands twice")
 		}

@@ -11,13 +11,14 @@ import (
 
 // place is what a directory of the tree is about. It never changes; the root is the zero place.
 type place struct {
-	c     engine.Container
-	x     engine.Exec // of c, in its directory; nil elsewhere
-	image engine.Image
-	id    string // of the container, the exec or the image, empty in the root
+	c       engine.Container
+	x       engine.Exec // of c, in its directory; nil elsewhere
+	image   engine.Image
+	network engine.Network
+	id      string // of the container, the exec, the image or the network, empty in the root
 }
 
-// shelving is a directory of things of one kind, each of which is a directory itself: exec of a container, and images.
+// shelving is a directory of things of one kind, each of which is a directory itself: exec of a container, images, and networks.
 type shelving struct {
 	one    string // what lies in it, for sentences
 	scope  func(*tree) *scope

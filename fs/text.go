@@ -130,7 +130,7 @@ const helpHead = `Every directory is a container: mkdir makes one, rmdir removes
 // helpText is made from the tables, so it cannot leave a file out.
 func helpText(t *tree) string {
 	return helpHead + aligned(func(w io.Writer) {
-		for _, s := range []*scope{t.root, t.container, t.exec, t.image} {
+		for _, s := range []*scope{t.root, t.container, t.exec, t.image, t.network} {
 			for _, f := range s.families {
 				fmt.Fprintf(w, "\n%s\n", f.title)
 				for i := range f.rows {

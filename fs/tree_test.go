@@ -20,13 +20,13 @@ import (
 
 func TestTreeMakeAndRemove(t *testing.T) {
 	m := mount(t)
-	m.sh("mkdir a; mkdir -p pod/web/deep; ls -d [!i]*/ pod/*/ pod/web/*/", "a/\npod/\npod/exec/\npod/ns/\npod/web/\npod/web/deep/\npod/web/exec/\npod/web/ns/\n")
+	m.sh("mkdir a; mkdir -p pod/web/deep; ls -d [!in]*/ pod/*/ pod/web/*/", "a/\npod/\npod/exec/\npod/ns/\npod/web/\npod/web/deep/\npod/web/exec/\npod/web/ns/\n")
 	m.sh("cat pod/web/deep/hostname; cat pod/web/deep/status | grep path", "deep\npath pod/web/deep\n")
 	m.fails("rmdir pod/web", "busy")
 	m.sh("cat pod/web/error", "rmdir web: the container is created; stop it first\n")
-	m.sh("rmdir pod/web/deep pod/web pod; ls -d [!i]*/", "a/\n")
+	m.sh("rmdir pod/web/deep pod/web pod; ls -d [!in]*/", "a/\n")
 	m.sh("echo x > a/cmd; rmdir a; mkdir a; cat a/cmd; rmdir a", "\n") // a new one, though the name is the same
-	m.sh("mkdir -p p/q; rm -r p; ls -d [!i]*/ 2> /dev/null || echo none", "none\n")
+	m.sh("mkdir -p p/q; rm -r p; ls -d [!in]*/ 2> /dev/null || echo none", "none\n")
 }
 
 func TestTreeNames(t *testing.T) {
@@ -47,8 +47,8 @@ func TestTreeNames(t *testing.T) {
 
 func TestTreeRename(t *testing.T) {
 	m := mount(t)
-	m.sh("mkdir -p a pod; echo x > a/cmd; id=$(cat a/id); mv a b; [ $id = $(cat b/id) ] && cat b/cmd b/hostname; ls -d [!i]*/", "x\nb\nb/\npod/\n")
-	m.sh("mv b pod; cat pod/b/status | grep path; mv pod/b c; ls -d [!i]*/", "path pod/b\nc/\npod/\n")
+	m.sh("mkdir -p a pod; echo x > a/cmd; id=$(cat a/id); mv a b; [ $id = $(cat b/id) ] && cat b/cmd b/hostname; ls -d [!in]*/", "x\nb\nb/\npod/\n")
+	m.sh("mv b pod; cat pod/b/status | grep path; mv pod/b c; ls -d [!in]*/", "path pod/b\nc/\npod/\n")
 	m.fails("mv -T c pod", "File exists")
 	m.fails("mv c/cmd c/foo", "not permitted")
 	m.fails("mv c/cmd c/env", "not permitted")
@@ -64,7 +64,7 @@ func TestTreeRename(t *testing.T) {
 	if errno := renameat2(path("c"), path("d"), renameNoReplace); errno != 0 {
 		t.Errorf("RENAME_NOREPLACE: %v", errno)
 	}
-	m.sh("ls -d [!i]*/", "d/\npod/\n")
+	m.sh("ls -d [!in]*/", "d/\npod/\n")
 }
 
 func TestTreeUnlink(t *testing.T) {

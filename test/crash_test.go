@@ -76,7 +76,7 @@ const finish = `set -e; for x in p/c c d p; do [ -d $x ] || continue
 	echo KILL 2> /dev/null > $x/kill || true; cat $x/wait > /dev/null
 	echo $ROOT > $x/rootfs; echo 'sh -c "exit 7"' > $x/cmd; echo 1 > $x/start; [ "$(cat $x/wait)" = 7 ]
 	rmdir $x; done
-	for i in images/*/; do [ -d $i ] || continue; cat $i/wait > /dev/null; rmdir $i; done; ls -d [!i]*/ images/*/ 2> /dev/null || true`
+	for i in images/*/; do [ -d $i ] || continue; cat $i/wait > /dev/null; rmdir $i; done; ls -d [!in]*/ images/*/ 2> /dev/null || true`
 
 // crashBench is one mounted ctrfs whose server can be killed at a point.
 type crashBench struct {

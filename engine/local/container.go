@@ -70,6 +70,8 @@ type container struct {
 	reads   bool // guarded by mu; the present run has a FIFO as its standard input
 	console int  // guarded by mu; [keeper.Running.Console] of the present run
 
+	wires []wire // guarded by mu; the links of its network namespace, which runs or is pinned
+
 	landlord *container   // guarded by mu; who has made the mounts that it runs in, nil for itself and for nobody
 	tenants  atomic.Int32 // who runs in mounts that it has made, and starts on their way that enter its mount namespace
 
@@ -207,6 +209,7 @@ func (c *container) amend(change func(*record)) error {
 	defer c.mu.Unlock()
 	// An exit may have come meanwhile; it has its own way to the disk, behind this one.
 	next.Exit, next.Started, next.KillAt, next.First = c.rec.Exit, c.rec.Started, c.rec.KillAt, c.rec.First
+	next.Leases = c.rec.Leases
 	next.OOM, next.Kills, next.restarting = c.rec.OOM, c.rec.Kills, c.rec.restarting
 	next.Begun = c.rec.Begun
 	c.rec = next
@@ -297,14 +300,25 @@ func (c *container) Update(by engine.Caller, file string, live bool, change func
 	if err := c.e.expressible(v.Config, next); err != nil {
 		return err
 	}
+	admitted, err := c.e.networks.admit(v.Config, next)
+	if err != nil {
+		return err
+	}
+	defer admitted()
+	back, err := c.rewire(v.Config, next)
+	if err != nil {
+		return err
+	}
 	opened, err := c.input().reopen(v, next, c.readsInput())
 	if err != nil {
+		back()
 		return err
 	}
 	if next.Rootfs() != v.Config.Rootfs() || next.Extension.Image != v.Config.Extension.Image || next.RootMode() != v.Config.RootMode() || next.RootSize() != v.Config.RootSize() {
 		c.e.looks.drop(c)
 	}
 	if err := c.commit(v.Config, next); err != nil {
+		back()
 		if opened {
 			c.input().finish()
 		}
@@ -313,7 +327,7 @@ func (c *container) Update(by engine.Caller, file string, live bool, change func
 	c.resize(v.Config, next)
 	c.input().change(v, next)
 	c.rewatch(v.Config, next)
-	if !sameNamespaces(next, v.Config) {
+	if !sameNamespaces(next, v.Config) || next.Net() != v.Config.Net() {
 		c.unpin()
 	}
 	if old := v.Config.Extension.Image; old != nil && old != next.Extension.Image {

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"github.com/ctrfs/ctrfs/engine"
 	"github.com/ctrfs/ctrfs/engine/cgroup"
 	"github.com/ctrfs/ctrfs/engine/launch"
+	"github.com/ctrfs/ctrfs/netns"
 	"github.com/ctrfs/ctrfs/overlay"
 )
 
@@ -95,7 +97,13 @@ func Probe(dir string) ([]engine.Feature, error) {
 		return nil, err
 	}
 	user, err := launch.Namespaces(1, mapping(defaultFirst), mapping(defaultFirst))
-	return probe(host, roots, user, err), roots.Close()
+	features := probe(host, roots, user, err)
+	network, err := netns.OpenHost()
+	if err == nil {
+		features = append(features, networkFeatures(network)...)
+		err = network.Close()
+	}
+	return features, errors.Join(err, roots.Close())
 }
 
 // noUserns is what stands in the way of user namespaces: user_namespaces(7), clone(2).

@@ -57,6 +57,8 @@ func (c *container) take(x keeper.Exit) bool {
 	c.rec.OOM, c.rec.Kills = false, 0
 	root, pidfd, mounts := c.root, c.pidfd, c.mounts
 	c.pid, c.pidfd, c.root, c.mounts, c.steps = 0, nil, nil, nil, nil
+	c.unwired()
+	unwired := len(c.wires) == 0
 	c.moveIn(nil)
 	if c.reads && !c.rec.Config.Extension.StdinOpen { // under the lock: it may be switched on at any moment
 		c.input().drop()
@@ -70,6 +72,9 @@ func (c *container) take(x keeper.Exit) bool {
 	c.tell(engine.EventExit, append(exitFields(exit), c.dueField()...)...)
 	view := c.view()
 	c.settled.Go(func() {
+		if unwired {
+			c.e.networks.unpublish(c.id)
+		}
 		if mounts != nil {
 			mounts.Close()
 		}

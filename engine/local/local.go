@@ -77,6 +77,7 @@ type Engine struct {
 	groups   *cgroup.Tree
 	private  cgroup.Private
 	ids      *ranges
+	networks *networks
 	stock    *stock
 	rest     rest
 	nodes    launch.Nodes
@@ -130,17 +131,23 @@ func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, err
 		err = e.openImages(o.State)
 	}
 	if err == nil {
+		err = e.openNetworks(name)
+	}
+	if err == nil {
 		err = e.recover(account)
 	}
 	if err == nil {
 		err = e.noteMount(filepath.Join(o.Run, mountName), o.Again)
 	}
 	if err == nil {
-		e.stock = newStock(e.ids, e.furnish)
+		e.stock = newStock(e.furnished, e.unfurnish)
 	}
 	if err != nil {
 		if e.images != nil {
 			e.images.close()
+		}
+		if e.networks != nil {
+			e.networks.close()
 		}
 		account.Claims.Close()
 		e.watcher.Close()
@@ -171,6 +178,7 @@ const flushLimit = 5 * time.Second
 func (e *Engine) Close() {
 	e.warming.Wait()
 	e.automatic.close()
+	e.networks.lifting.Wait()
 	e.images.close()
 	e.lookAway()
 	e.looks.drop(nil)
@@ -194,6 +202,7 @@ func (e *Engine) Close() {
 			}
 		}
 	}
+	e.networks.close()
 	flushed, cancel := context.WithTimeout(context.Background(), flushLimit)
 	defer cancel()
 	if err := e.roots.Flush(flushed); err != nil {
@@ -397,6 +406,7 @@ func (c *container) discard() error {
 		c.unkept = true
 		c.mu.Lock()
 		c.e.ids.give(c.rec.First)
+		c.giveLeases()
 		c.callOff()
 		c.mu.Unlock()
 		c.e.store.touch(c.e.store.path(c.id)) // that it is gone
@@ -496,5 +506,7 @@ func (e *Engine) probe() []engine.Feature {
 	return probe(e.host, e.roots, user, err)
 }
 
-// Features implements [engine.Engine].
-func (e *Engine) Features() []engine.Feature { return e.features() }
+// Features implements [engine.Engine]. What others may change at any moment is looked at each time.
+func (e *Engine) Features() []engine.Feature {
+	return append(slices.Clone(e.features()), networkFeatures(e.networks.host)...)
+}

@@ -23,6 +23,7 @@ type surroundings struct {
 	ids    *overlay.IDs                          // how the root is shown, or nil for as it is
 	text   string                                // the mapping in words
 	first  uint32                                // the range taken for this start, or 0
+	wires  []wire                                // of the new network namespace, or of its pinned one
 	lender *container                            // whose user namespace it enters, or nil
 
 	mountLender *container // whose mount namespace it enters, or nil
@@ -72,6 +73,10 @@ func (c *container) describe(config *engine.Config) *surroundings {
 // surround opens and makes what a start needs. What was opened is closed by the caller, also after an error.
 func (c *container) surround(config *engine.Config) (*surroundings, error) {
 	s := c.describe(config)
+	networks, err := c.networksOf(config)
+	if err != nil {
+		return s, err
+	}
 	for _, n := range engine.Namespaces {
 		choice := config.Namespace(n.Type)
 		if s.joined[n.Type] == "" || choice.Host {
@@ -100,20 +105,42 @@ func (c *container) surround(config *engine.Config) (*surroundings, error) {
 		s.landlord = c.e.landlordOf(mounts, s.mountLender)
 	}
 	if s.joined[specs.UserNamespace] == "" {
-		return s, s.settle(c, config)
+		return s, s.settle(c, config, networks)
 	}
 	if user := s.files[specs.UserNamespace]; user != nil {
-		var err error
-		s.ids, err = c.e.roots.Identify(user)
-		return s, err // a network namespace that it owns is made by the child
-	}
-	if s.joined[specs.NetworkNamespace] == "" {
-		var err error
+		if s.ids, err = c.e.roots.Identify(user); err != nil {
+			return s, err
+		}
+		if len(networks) > 0 && s.joined[specs.NetworkNamespace] == "" { // one that it owns is made by the child
+			return s, &engine.Error{Op: "start", File: "net", Value: config.Net(), Errno: syscall.EOPNOTSUPP,
+				Why: "its user namespace is another container's, and a network namespace of that one's is made by the start only", Cure: "write 'container NAME' of that container into net, or 'user new' into namespaces"}
+		}
+	} else if s.joined[specs.NetworkNamespace] == "" {
 		if s.net, err = netns.New(); err != nil {
 			return s, err
 		}
 	}
-	return s, nil
+	return s, s.enter(c, config, networks)
+}
+
+// enter has the network namespace join its networks, if it is not another container's.
+func (s *surroundings) enter(c *container, config *engine.Config, networks []*network) (err error) {
+	if len(networks) == 0 {
+		return nil
+	}
+	ns, have := s.net, s.wires
+	if s.joined[specs.NetworkNamespace] == plan.OfItself {
+		ns = s.files[specs.NetworkNamespace]
+		if have, err = c.wiresOf(config, ns); err != nil {
+			return err
+		}
+	}
+	if ns == nil {
+		return nil
+	}
+	s.wires = nil
+	s.wires, err = c.wireUp(config, networks, ns, have)
+	return err
 }
 
 // hostsOwn reports whether a namespace is the one that ctrfs itself is in, which another container may share with the host.
@@ -123,7 +150,7 @@ func hostsOwn(f *os.File, kind string) bool {
 }
 
 // settle takes quarters: from the stock for a container that has no ids yet, with its own ids otherwise.
-func (s *surroundings) settle(c *container, config *engine.Config) error {
+func (s *surroundings) settle(c *container, config *engine.Config, networks []*network) error {
 	c.mu.Lock()
 	first := c.rec.First
 	c.mu.Unlock()
@@ -139,8 +166,12 @@ func (s *surroundings) settle(c *container, config *engine.Config) error {
 	case first != 0:
 		q, err = c.e.furnish(first, false)
 	default:
-		if q, err = c.e.stock.take(); err == nil {
-			s.first = q.first
+		stock := c.e.stock
+		if in := c.pooled(config, networks); in != nil {
+			stock = in
+		}
+		if q, err = stock.take(); err == nil {
+			s.first, s.wires = q.first, q.wires
 		}
 	}
 	if err != nil {
@@ -157,7 +188,7 @@ func (s *surroundings) settle(c *container, config *engine.Config) error {
 	} else {
 		q.net.Close()
 	}
-	return nil
+	return s.enter(c, config, networks)
 }
 
 // rootOf is the host's id of the container's root.

@@ -169,7 +169,35 @@ func (c *container) makePins() ([]*os.File, error) {
 		}
 		uids, gids = mapping(first), mapping(first)
 	}
-	return c.e.keeper.Namespaces(len(pinnable), uids, gids, false)
+	files, err := c.e.keeper.Namespaces(len(pinnable), uids, gids, false)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.wirePins(config, files[slices.Index(pinnable, specs.NetworkNamespace)]); err != nil {
+		closeFiles(files)
+		return nil, err
+	}
+	return files, nil
+}
+
+// wirePins has a network namespace without a process join the container's networks.
+func (c *container) wirePins(config *engine.Config, ns *os.File) error {
+	networks, err := c.networksOf(config)
+	if err != nil || len(networks) == 0 {
+		return err
+	}
+	wires, err := c.wireUp(config, networks, ns, nil)
+	if err != nil {
+		return err
+	}
+	if err := c.e.networks.publish(c.id, config, wires); err != nil {
+		c.unlease(wires)
+		return err
+	}
+	c.mu.Lock()
+	c.wired(wires)
+	c.mu.Unlock()
+	return c.keep()
 }
 
 // takeRange gives the container a range of ids for good, unless it has one.
@@ -232,9 +260,16 @@ func (c *container) unpin() {
 	c.mu.Lock()
 	pins := c.pins
 	c.pins = nil
+	idle := c.pid == 0
+	if pins != nil && idle {
+		c.unwired()
+	}
 	c.mu.Unlock()
 	if pins == nil {
 		return
+	}
+	if idle {
+		c.e.networks.unpublish(c.id)
 	}
 	for _, f := range pins {
 		f.Close()

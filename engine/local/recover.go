@@ -51,6 +51,7 @@ func (e *Engine) recover(account keeper.Account) error {
 	if err := e.recoverInputs(account); err != nil {
 		return err
 	}
+	e.recoverNetworks()
 	e.settleIn()
 	e.thawCommitted()
 	e.pinAgain(account)

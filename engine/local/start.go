@@ -73,6 +73,7 @@ type starting struct {
 	newLog string // beside the old one; empty when that goes on
 	join   *cgroup.Join
 	around *surroundings
+	etc    etc
 	binds  []*os.File
 	plain  []bool // of each, whether it is no directory
 	found  *account
@@ -108,7 +109,12 @@ func (s *starting) run() error {
 	if err != nil {
 		return err
 	}
-	if s.steps, err = c.planned(s.view, described, s.around, s.plain); err != nil {
+	err = s.writeEtc(s.around.wires)
+	defer func() { closeFiles(s.etc.files) }()
+	if err != nil {
+		return err
+	}
+	if s.steps, err = c.planned(s.view, described, s.around, s.plain, s.etc.places); err != nil {
 		return err
 	}
 	if err = s.openLog(); err != nil {
@@ -131,10 +137,13 @@ func (s *starting) run() error {
 		return err
 	}
 	defer func() { c.input().close(s.input, s.begun) }()
-	files := launch.Files{Net: s.around.net, Join: s.around.files, Binds: s.binds, Devices: devices, Tasks: s.join.Tasks, Into: s.join.Into,
+	files := launch.Files{Net: s.around.net, Join: s.around.files, Binds: slices.Concat(s.etc.files, s.binds), Devices: devices, Tasks: s.join.Tasks, Into: s.join.Into,
 		Proc: e.facts.proc, Null: e.facts.null, Input: s.input, Log: s.log, Terminal: s.terminal}
 	for _, m := range s.root.Mounts {
 		files.Roots = append(files.Roots, m.File)
+	}
+	if err = c.e.networks.publish(c.id, s.view.Config, s.around.wires); err != nil {
+		return err
 	}
 	if err = s.launch(files); err != nil {
 		return err
@@ -192,9 +201,9 @@ func (c *container) note() {
 }
 
 // planned makes the plan.
-func (c *container) planned(v *engine.View, mounts []overlay.Mount, around *surroundings, plain []bool) ([]plan.Step, error) {
+func (c *container) planned(v *engine.View, mounts []overlay.Mount, around *surroundings, plain []bool, texts []plan.Prepared) ([]plan.Step, error) {
 	h := plan.Host{Name: v.Name, Cgroup: c.groupPath(), Limits: cgroup.Words(v.Config.Spec.Linux.Resources), Mountpoint: c.e.facts.mountpoint,
-		LastCap: c.e.facts.lastCap, NoFile: c.e.facts.noFile, Joined: around.joined, IDs: around.text, BindFiles: plain,
+		LastCap: c.e.facts.lastCap, NoFile: c.e.facts.noFile, Joined: around.joined, IDs: around.text, BindFiles: plain, Texts: texts,
 		Controlled: c.e.controlled(), Input: v.Config.Extension.StdinOpen, OOMGroup: c.diesWithOthers(v.Config)}
 	for _, m := range mounts {
 		h.Roots = append(h.Roots, plan.Prepared{Target: m.Target, Text: m.Text})
@@ -223,7 +232,7 @@ func (c *container) Plan() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	list, err := c.planned(v, mounts, c.describe(v.Config), nil)
+	list, err := c.planned(v, mounts, c.describe(v.Config), nil, nil)
 	if err != nil {
 		return "", err
 	}
@@ -353,6 +362,9 @@ func (s *starting) executed(r keeper.Running) {
 	c.failure, c.rec.Begun = "", r.Started
 	c.noteStart(s.why)
 	c.rec.Started = true
+	if len(s.around.wires) > 0 || len(c.rec.Leases) > 0 {
+		c.wired(s.around.wires)
+	}
 	if s.around.first != 0 {
 		c.rec.First = s.around.first // on disk with the exit; until then the process itself tells
 	}
@@ -439,6 +451,10 @@ func (s *starting) undo() {
 	c := s.c
 	if s.around != nil {
 		c.e.ids.give(s.around.first)
+		c.unlease(s.around.wires)
+		if len(s.around.wires) > 0 {
+			c.e.networks.unpublish(c.id)
+		}
 	}
 	if s.log != nil {
 		s.dropLog()

@@ -3,15 +3,17 @@ package local
 import (
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
 
 // quarters are what a container with a user namespace of its own is launched into: that namespace, and a network namespace
-// that it owns. They are used once: a container may leave sockets, counters and rules behind.
+// that it owns, in a network or in none. They are used once: a container may leave sockets, counters and rules behind.
 type quarters struct {
 	first     uint32 // of its host ids; 0 when its mappings were configured
 	user, net *os.File
+	wires     []wire // of the network namespace
 }
 
 func (q *quarters) close() {
@@ -19,71 +21,117 @@ func (q *quarters) close() {
 	q.net.Close()
 }
 
-// stockSize is how many are kept ready: enough for a burst typed by hand or by a loop, at some hundred kilobytes of kernel
-// memory each.
-const stockSize = 8
+const (
+	// stockLeast is how many are kept ready: enough for a burst typed by hand or by a loop, at some hundred kilobytes of kernel
+	// memory each.
+	stockLeast = 8
+	// stockMost is how many are kept ready while whole bursts are wanted.
+	stockMost = 64
+	// stockRest is how long nobody must have wanted more than the least before the rest is given up.
+	stockRest = time.Minute
+)
 
 // restockPause is how long the stock waits before it is filled again, so that this happens after a start and not during it.
 const restockPause = 3 * time.Millisecond
 
-// stock keeps quarters ready, each with a range of ids of its own. Making them takes a child, three writes to procfs and half
-// a millisecond of the kernel's routing lock, which the teardown of others holds for tens of milliseconds; taking them takes
-// a microsecond.
+// stock keeps quarters ready, each with a range of ids of its own. Making them takes a child, three writes to procfs, for a network
+// a pair of links, and the kernel's routing lock, which the teardown of others holds for tens of milliseconds; taking them takes
+// a microsecond. How many it keeps follows the demand: twice as many each time that it runs out, the least again after a quiet minute.
 type stock struct {
-	make func(first uint32, patient bool) (*quarters, error)
-	ids  *ranges
+	make func(patient bool) (*quarters, error)
+	drop func(*quarters) // gives one up
 
-	ready chan *quarters
-	low   chan struct{} // a take left less than half
-	quit  chan struct{}
-	idle  sync.WaitGroup
+	low  chan struct{} // a take left less than half
+	quit chan struct{}
+	idle sync.WaitGroup
+
+	mu     sync.Mutex
+	ready  []*quarters // guarded by mu
+	target int         // guarded by mu; how many there shall be
+	busy   time.Time   // guarded by mu; when more than the least were wanted
 }
 
 // newStock begins to stock what make makes.
-func newStock(ids *ranges, make_ func(first uint32, patient bool) (*quarters, error)) *stock {
-	s := &stock{make: make_, ids: ids, ready: make(chan *quarters, stockSize), low: make(chan struct{}, 1), quit: make(chan struct{})}
+func newStock(make_ func(patient bool) (*quarters, error), drop func(*quarters)) *stock {
+	s := &stock{make: make_, drop: drop, low: make(chan struct{}, 1), quit: make(chan struct{}), target: stockLeast}
 	s.low <- struct{}{}
-	s.idle.Go(s.fill)
+	s.idle.Go(s.keep)
 	return s
 }
 
-// fill fills the stock whenever it is half empty, until it is closed. While the machine refuses, every take makes its own, or
-// reports why not.
-func (s *stock) fill() {
+// keep fills the stock whenever it is half empty, and shrinks it when it is more than anybody wants, until it is closed.
+func (s *stock) keep() {
+	tick := time.NewTicker(stockRest)
+	defer tick.Stop()
 	for {
 		select {
 		case <-s.low:
+			s.fill()
+		case <-tick.C:
+			s.shrink()
 		case <-s.quit:
 			return
 		}
-		for len(s.ready) < cap(s.ready) {
-			q, err := s.one(true)
-			if err != nil {
-				break
-			}
-			s.ready <- q // nobody else puts any in
+	}
+}
+
+// fill fills the stock. While the machine refuses, every take makes its own, or reports why not.
+func (s *stock) fill() {
+	for {
+		s.mu.Lock()
+		full := len(s.ready) >= s.target
+		s.mu.Unlock()
+		select {
+		case <-s.quit:
+			return
+		default:
 		}
+		if full {
+			return
+		}
+		q, err := s.make(true)
+		if err != nil {
+			return
+		}
+		s.mu.Lock()
+		s.ready = append(s.ready, q)
+		s.mu.Unlock()
 	}
 }
 
-// one makes quarters with a range that was free.
-func (s *stock) one(patient bool) (*quarters, error) {
-	first, err := s.ids.take()
-	if err != nil {
-		return nil, err
+// shrink gives up what a burst wanted that is over.
+func (s *stock) shrink() {
+	s.mu.Lock()
+	var rest []*quarters
+	if time.Since(s.busy) > stockRest && s.target > stockLeast {
+		s.target = stockLeast
+		n := min(len(s.ready), stockLeast)
+		rest = slices.Clone(s.ready[n:])
+		s.ready = slices.Delete(s.ready, n, len(s.ready))
 	}
-	q, err := s.make(first, patient)
-	if err != nil {
-		s.ids.give(first)
-		return nil, err
+	s.mu.Unlock()
+	for _, q := range rest {
+		s.drop(q)
 	}
-	return q, nil
 }
 
-// take returns quarters, which become the caller's with their range. Errors: ENOSPC (ranges, or the kernel's limit on
+// take returns quarters, which become the caller's with their range. Errors: ENOSPC (ranges, addresses, or the kernel's limit on
 // namespaces), EPERM, ENOMEM.
 func (s *stock) take() (*quarters, error) {
-	if len(s.ready) <= cap(s.ready)/2 {
+	s.mu.Lock()
+	var q *quarters
+	if n := len(s.ready); n > 0 {
+		q = s.ready[0]
+		s.ready = slices.Delete(s.ready, 0, 1)
+	} else {
+		s.target = min(2*s.target, stockMost)
+	}
+	if s.target > stockLeast && len(s.ready) <= s.target-stockLeast {
+		s.busy = time.Now()
+	}
+	low := len(s.ready) <= s.target/2
+	s.mu.Unlock()
+	if low {
 		time.AfterFunc(restockPause, func() {
 			select {
 			case s.low <- struct{}{}:
@@ -91,24 +139,56 @@ func (s *stock) take() (*quarters, error) {
 			}
 		})
 	}
-	select {
-	case q := <-s.ready:
-		return q, nil
-	default:
-		return s.one(false)
+	if q == nil {
+		return s.make(false)
 	}
+	return q, nil
+}
+
+// evict gives up those that somebody wants something of, and says whether there were any.
+func (s *stock) evict(wanted func(*quarters) bool) bool {
+	s.mu.Lock()
+	var out []*quarters
+	s.ready = slices.DeleteFunc(s.ready, func(q *quarters) bool {
+		if wanted(q) {
+			out = append(out, q)
+			return true
+		}
+		return false
+	})
+	s.mu.Unlock()
+	for _, q := range out {
+		s.drop(q)
+	}
+	return len(out) > 0
 }
 
 // close gives back what is in stock. Nobody may take any more.
 func (s *stock) close() {
 	close(s.quit)
 	s.idle.Wait()
-	close(s.ready)
-	for q := range s.ready {
-		q.close()
-		s.ids.give(q.first)
-	}
+	s.evict(func(*quarters) bool { return true })
 }
 
 // mapping is the line of a uid_map or gid_map that gives a container a range.
 func mapping(first uint32) string { return fmt.Sprintf("0 %d %d\n", first, rangeSize) }
+
+// furnished makes quarters with a range that was free, in no network.
+func (e *Engine) furnished(patient bool) (*quarters, error) {
+	first, err := e.ids.take()
+	if err != nil {
+		return nil, err
+	}
+	q, err := e.furnish(first, patient)
+	if err != nil {
+		e.ids.give(first)
+		return nil, err
+	}
+	return q, nil
+}
+
+// unfurnish gives them up.
+func (e *Engine) unfurnish(q *quarters) {
+	q.close()
+	e.ids.give(q.first)
+}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -53,6 +54,7 @@ type record struct {
 	Owner   engine.Owner            `json:"owner"`
 	Owners  map[string]engine.Owner `json:"owners,omitempty"` // files whose owner or mode somebody changed
 	Exit    engine.Exit             `json:"exit"`
+	Leases  map[string][]netip.Addr `json:"leases,omitempty"`   // its addresses in networks; replaced, never changed
 	First   uint32                  `json:"first_id,omitempty"` // of its range of host ids; 0 when it has none
 	Found   *account                `json:"found,omitempty"`    // the user that its last start looked up
 	Started bool                    `json:"started"`            // it has run at least once

@@ -25,7 +25,11 @@
 //
 //	go run ./test/bench -crowd 500
 //
-// measures something else: what reading a mount with so many running containers costs.
+// measures something else: what reading a mount with so many running containers costs; and
+//
+//	go run ./test/bench -net 50
+//
+// what a network adds to a start, and to so many starts at once.
 package main
 
 import (
@@ -71,7 +75,15 @@ func main() {
 	peers := flag.String("peers", strings.Join(peerNames(), ","), "the runtimes to compare with")
 	root := flag.String("root", "", "an unpacked root with a /bin/true (default: a static busybox)")
 	many := flag.Int("crowd", 0, "instead, measure what reading costs with so many running containers")
+	nets := flag.Int("net", 0, "instead, measure what a network adds to a start, and to so many starts at once")
 	flag.Parse()
+	if *nets > 0 {
+		if err := networks(*n, *nets); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if *many > 0 {
 		if err := crowd(*many, *n/10); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)

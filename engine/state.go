@@ -24,9 +24,9 @@ const (
 var transitions = map[State][]State{
 	Created:   {Running, Listening},
 	Listening: {Running, Exited, Created},
-	Running:   {Paused, Stopping, Exited},
-	Paused:    {Running, Stopping, Exited},
-	Stopping:  {Exited},
+	Running:   {Paused, Stopping, Exited, Listening},
+	Paused:    {Running, Stopping, Exited, Listening},
+	Stopping:  {Exited, Listening},
 	Exited:    {Running, Listening},
 }
 

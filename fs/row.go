@@ -330,6 +330,7 @@ var (
 		family{"A container: its isolation", isolationRows},
 		family{"A container: control and state", controlRows},
 		family{"A container: resources", slices.Concat(resourceRows, networkRows)},
+		family{"A container: its sockets", listenRows},
 	)
 	execScope  = newScope(family{"An exec of a container: exec/NAME", execRows})
 	imageScope = newScope(family{"An image: images/NAME", imageRows})

@@ -3,6 +3,7 @@ package local
 import (
 	"errors"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -26,7 +27,8 @@ import (
 
 // armed is what a record says of it.
 type armed struct {
-	Files []sockFile `json:"files,omitempty"` // of the sockets that have one
+	Opening bool       `json:"opening,omitempty"` // paths are being bound: it is not armed yet
+	Files   []sockFile `json:"files,omitempty"`   // of the sockets that have one
 }
 
 // ear is what an armed container hears by.
@@ -58,24 +60,20 @@ func (c *container) listen(v *engine.View, why occasion) error {
 	if err := c.dropStale(); err != nil {
 		return err
 	}
-	sockets, files, err := c.e.openSockets(v.Config.Listeners())
+	forget, err := c.noteOpening(v.Config.Listeners())
 	if err != nil {
 		return err
 	}
+	sockets, files, err := c.e.openSockets(v.Config.Listeners())
+	if err != nil {
+		return errors.Join(err, forget())
+	}
 	undo := func(err error) error {
 		closeFiles(sockets)
-		if errors.Is(err, syscall.EPIPE) {
-			err = &engine.Error{Op: "start", File: "net.listen", Errno: syscall.EIO, Why: "the keeper is gone"}
-		}
-		return errors.Join(err, removeSockFiles(files))
+		return errors.Join(err, removeSockFiles(files), forget())
 	}
 	if err := c.e.keeper.Listen(c.id, sockets); err != nil {
 		return undo(err)
-	}
-	if why == onRequest {
-		if err := c.emptyLog(); err != nil {
-			return undo(errors.Join(err, c.e.keeper.Listen(c.id, nil)))
-		}
 	}
 	c.mu.Lock()
 	was := c.rec.restarting
@@ -84,12 +82,17 @@ func (c *container) listen(v *engine.View, why occasion) error {
 	}
 	c.arm()
 	c.mu.Unlock()
-	if err := c.amend(func(r *record) { r.Armed = &armed{files} }); err != nil {
+	if err := c.amend(func(r *record) { r.Armed = &armed{Files: files} }); err != nil {
 		c.mu.Lock()
 		c.rec.restarting = was
 		c.arm()
 		c.mu.Unlock()
 		return undo(errors.Join(err, c.e.keeper.Listen(c.id, nil)))
+	}
+	if why == onRequest {
+		if err := c.emptyLog(); err != nil {
+			c.e.log.Error("the log of an earlier run goes on", "container", c.id, "err", err)
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -98,6 +101,18 @@ func (c *container) listen(v *engine.View, why occasion) error {
 	c.enterListening()
 	c.hearken()
 	return nil
+}
+
+// noteOpening has the next server know of paths that are about to be bound; forget takes that back.
+func (c *container) noteOpening(all []engine.Listener) (forget func() error, err error) {
+	if !slices.ContainsFunc(all, engine.Listener.Path) {
+		return func() error { return nil }, nil
+	}
+	c.mu.Lock()
+	was := c.rec.Armed
+	c.mu.Unlock()
+	forget = func() error { return c.amend(func(r *record) { r.Armed = was }) }
+	return forget, c.amend(func(r *record) { r.Armed = &armed{Opening: true} })
 }
 
 // dropStale removes the files of sockets that are lost.
@@ -137,7 +152,10 @@ func (c *container) hearken() {
 	if !c.e.automatic.isOpen() || !c.wakeable() {
 		return
 	}
-	for _, s := range c.ear.sockets {
+	for i, s := range c.ear.sockets {
+		if c.state == engine.Running && c.room(i) <= 0 { // it would ring on and on
+			continue
+		}
 		b, err := c.e.bells.hang(s, func() { c.e.automatic.do(c.answer) })
 		if err != nil {
 			c.e.log.Error("a socket is not watched", "container", c.id, "socket", s.Name(), "err", err)
@@ -149,7 +167,7 @@ func (c *container) hearken() {
 
 // wakeable reports whether a connection has something done. c.mu is held.
 func (c *container) wakeable() bool {
-	return c.state == engine.Listening || c.state == engine.Running && c.rec.Armed != nil && c.room() > 0
+	return c.state == engine.Listening || c.state == engine.Running && c.rec.Armed != nil && c.rec.Config.Inetd()
 }
 
 // plug takes the bells down. c.mu is held.
@@ -191,7 +209,10 @@ func (c *container) answer() {
 		return
 	}
 	defer end()
-	before := c.waiting()
+	var before map[connection]bool
+	if !c.View().Config.Inetd() { // what is not taken then, its programs do not know of
+		before = c.waiting()
+	}
 	c.mu.Lock()
 	c.plug()
 	state, wakeable := c.state, c.wakeable()
@@ -207,9 +228,7 @@ func (c *container) answer() {
 
 // wake launches the container. The action token is held.
 func (c *container) wake(before map[connection]bool) {
-	if c.View().Config.Inetd() {
-		before = nil // what is not taken, its programs do not know of
-	} else {
+	if !c.View().Config.Inetd() {
 		c.sobered()
 	}
 	c.mu.Lock()
@@ -348,7 +367,7 @@ func (c *container) stopListening(wish ended) (done bool, err error) {
 	c.disarm()
 	c.mu.Lock()
 	if wish == forUmount && again { // the next mount arms it
-		c.rec.Armed = &armed{was.Files}
+		c.rec.Armed = &armed{Files: was.Files}
 	}
 	idle := c.state == engine.Listening
 	if idle {
@@ -372,7 +391,7 @@ func (c *container) stopListening(wish ended) (done bool, err error) {
 func (e *Engine) recoverEars(account keeper.Account) {
 	for id, sockets := range account.Sockets {
 		c := e.byID[id]
-		if c != nil && c.rec.Armed != nil && len(sockets) == len(c.rec.Config.Listeners()) {
+		if c != nil && c.rec.Armed != nil && !c.rec.Armed.Opening && len(sockets) == len(c.rec.Config.Listeners()) {
 			c.ear.sockets = sockets
 			continue
 		}
@@ -390,6 +409,11 @@ func (e *Engine) recoverListening() {
 	}
 	e.hearing.Store(true)
 	for _, c := range e.byID {
+		if c.rec.Armed != nil && c.rec.Armed.Opening {
+			if err := errors.Join(bury(c.rec.Config.Listeners()), c.amend(func(r *record) { r.Armed = nil })); err != nil {
+				e.log.Warn("the file of a socket stays behind", "container", c.id, "err", err)
+			}
+		}
 		if s := c.rec.Stopped; !c.state.Active() && c.rec.Armed != nil && (s == byUser || s == forHealth) { // that did not come to its end
 			c.disarm()
 			continue
@@ -420,20 +444,24 @@ func (c *container) goOnListening() {
 	c.beginQuiet()
 }
 
-// deafen closes what an engine holds at its end: the keeper has them as long as a server may follow. Files of sockets go with those
-// that do not run.
+// deafen closes what an engine holds at its end. Nobody listens for those that do not run, and the files of their sockets go; who runs has
+// the sockets, and the keeper holds them for the next mount.
 func (c *container) deafen() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.plug()
 	c.untire()
 	c.stopQuiet()
 	closeFiles(c.ear.sockets)
 	c.ear.sockets = nil
-	if c.rec.Armed == nil || c.pidfd != nil {
+	was, alive := c.rec.Armed, c.pidfd != nil
+	c.mu.Unlock()
+	if was == nil || alive {
 		return
 	}
-	if err := removeSockFiles(c.rec.Armed.Files); err != nil {
+	if err := c.e.keeper.Listen(c.id, nil); err != nil {
+		c.e.log.Warn("the keeper still holds sockets", "container", c.id, "err", err)
+	}
+	if err := removeSockFiles(was.Files); err != nil {
 		c.e.log.Warn("the file of a socket stays behind", "container", c.id, "err", err)
 	}
 }

@@ -139,7 +139,7 @@ func (c *container) retire(ctx context.Context, started time.Time) (done bool) {
 			done = true
 		}
 	}
-	if err := errors.Join(err, thaw()); err != nil && c.View().State.Active() {
+	if err := errors.Join(err, thaw()); err != nil && c.View().State.Alive() {
 		c.e.log.Error("an idle container is not as it was", "container", c.id, "err", err)
 	}
 	return done
@@ -159,7 +159,7 @@ func (c *container) killIdle(started time.Time) {
 			err = c.killStill()
 		}
 		end()
-		if err != nil && c.View().State.Active() {
+		if err != nil && c.View().State.Alive() {
 			c.e.log.Error("a container that should stop cannot be killed", "container", c.id, "err", err)
 		}
 	}

@@ -3,6 +3,7 @@ package local
 import (
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"syscall"
@@ -21,7 +22,8 @@ import (
 
 // call is a program with a connection of its own.
 type call struct {
-	pidfd *os.File // nil when there was none to be had
+	socket int
+	pidfd  *os.File // nil when there was none to be had
 }
 
 // callMark begins, in the key of a program, what follows the container's id: no id of an exec does.
@@ -38,28 +40,48 @@ func (e *Engine) callOf(key string) (c *container, is bool) {
 	return e.byID[id], true
 }
 
-// room is how many more calls there may be. c.mu is held.
-func (c *container) room() int {
-	if !c.rec.Config.Inetd() {
-		return 0
-	}
-	most := 0
-	for _, l := range c.rec.Config.Listeners() {
-		most += l.Runs()
-	}
-	return most - len(c.ear.calls)
+// callKey is the key of a new call on a socket, which the next server finds in it.
+func (c *container) callKey(socket int) string {
+	return fmt.Sprintf("%s%s%02x%s", c.id, callMark, socket, strings.ToLower(rand.Text()[:10]))
 }
 
-// takeCalls has a program started for one connection on each socket that has some, and hearkens for more. The action token is held: a stop
-// comes between two rounds.
+// socketOf is the opposite.
+func socketOf(key string) int {
+	_, rest, _ := strings.Cut(key, callMark)
+	var socket int
+	fmt.Sscanf(rest, "%02x", &socket) // else there was an older program; it counts for the first one
+	return socket
+}
+
+// room is how many more calls there may be on a socket. c.mu is held.
+func (c *container) room(socket int) int {
+	all := c.rec.Config.Listeners()
+	if !c.rec.Config.Inetd() || socket >= len(all) {
+		return 0
+	}
+	n := all[socket].Runs()
+	for _, one := range c.ear.calls {
+		if one.socket == socket {
+			n--
+		}
+	}
+	return n
+}
+
+// callsMax is how many programs are started in one go: a stop comes in between.
+const callsMax = 8
+
+// takeCalls has programs started for connections, and hearkens for more. The action token is held.
 func (c *container) takeCalls() {
 	c.mu.Lock()
 	sockets := c.ear.sockets
 	c.mu.Unlock()
 	var failed error
-	for i, s := range sockets {
+	for n := range callsMax * len(sockets) {
+		i := n % len(sockets)
+		s := sockets[i]
 		c.mu.Lock()
-		full := c.room() <= 0
+		full := c.room(i) <= 0
 		c.mu.Unlock()
 		if full || !waits(s) {
 			continue
@@ -68,6 +90,7 @@ func (c *container) takeCalls() {
 			c.e.log.Warn("a connection gets no program", "container", c.id, "path", c.View().Path, "err", err)
 			c.Fail(err)
 			failed = err
+			break
 		}
 	}
 	c.mu.Lock()
@@ -114,8 +137,7 @@ func (c *container) takeCall(i int, socket *os.File) error {
 	if err != nil {
 		return err
 	}
-	key := c.id + callMark + strings.ToLower(rand.Text()[:12])
-	err = c.e.keeper.StartOn(key, program, keeper.Connection{Of: c.id, Socket: i, Place: socket}, c.goOnCall)
+	err = c.e.keeper.StartOn(c.callKey(i), program, keeper.Connection{Of: c.id, Socket: i, Place: socket}, c.goOnCall)
 	if err != nil {
 		if errors.Is(err, syscall.EAGAIN) {
 			return syscall.EAGAIN
@@ -141,7 +163,7 @@ func (c *container) goOnCall(r keeper.Running) {
 	if c.ear.calls == nil {
 		c.ear.calls = map[string]*call{}
 	}
-	c.ear.calls[r.ID] = &call{r.PidFD}
+	c.ear.calls[r.ID] = &call{socketOf(r.ID), r.PidFD}
 	c.stopQuiet()
 }
 
@@ -160,7 +182,7 @@ func (c *container) hungUp(key string) {
 	if one.pidfd != nil {
 		one.pidfd.Close()
 	}
-	if c.state == engine.Running && len(c.ear.bells) == 0 && c.ear.timer == nil && c.room() == 1 { // there was none
+	if c.state == engine.Running && c.ear.timer == nil && c.room(one.socket) == 1 { // there was none
 		c.hearken()
 	}
 	if len(c.ear.calls) > 0 {

@@ -24,20 +24,20 @@ type sockFile struct {
 	Path string `json:"path"`
 	Dev  uint64 `json:"dev"`
 	Ino  uint64 `json:"ino"`
+	Born int64  `json:"born,omitempty"` // in nanoseconds, where the file system tells: numbers of files are used again
 }
 
 // remove removes the file, unless it is another one by now.
 func (f sockFile) remove() error {
-	var st unix.Stat_t
-	err := unix.Lstat(f.Path, &st)
-	if err == nil && (st.Dev != f.Dev || st.Ino != f.Ino || st.Mode&unix.S_IFMT != unix.S_IFSOCK) {
+	is, err := lookAtSocket(unix.AT_FDCWD, f.Path)
+	if err == nil && is != f {
 		return nil
 	}
 	if err == nil {
 		err = unix.Unlink(f.Path)
 		crash.Point("remove the file of a socket")
 	}
-	if err == unix.ENOENT || err == unix.ENOTDIR {
+	if err == unix.ENOENT || err == unix.ENOTDIR || err == unix.ENOTSOCK {
 		return nil
 	}
 	return os.NewSyscallError("unlink "+f.Path, err)
@@ -152,19 +152,65 @@ func sockFileOf(l engine.Listener) (sockFile, error) {
 		return sockFile{}, err
 	}
 	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	f, err := lookAtSocket(fd, "")
+	if err == unix.ENOTSOCK {
+		err = unix.EADDRINUSE // it is not what was bound
+	}
+	if err != nil {
 		return sockFile{}, err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFSOCK || st.Uid != uint32(os.Geteuid()) {
-		return sockFile{}, unix.EADDRINUSE // it is not what was bound
-	}
-	f := sockFile{Path: l.Address, Dev: st.Dev, Ino: st.Ino}
+	f.Path = l.Address
 	if err := unix.Fchmodat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), l.FileMode(), 0); err != nil {
 		return f, err
 	}
 	crash.Point("give the file of a socket its mode")
 	return f, nil
+}
+
+// lookAtSocket looks at the file of a socket of this user's. Errors: ENOTSOCK when it is something else.
+func lookAtSocket(dir int, name string) (sockFile, error) {
+	var st unix.Statx_t
+	err := unix.Statx(dir, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &st)
+	if err == nil && (st.Mode&unix.S_IFMT != unix.S_IFSOCK || st.Uid != uint32(os.Geteuid())) {
+		err = unix.ENOTSOCK
+	}
+	if err != nil {
+		return sockFile{}, err
+	}
+	f := sockFile{Path: name, Dev: unix.Mkdev(st.Dev_major, st.Dev_minor), Ino: st.Ino}
+	if st.Mask&unix.STATX_BTIME != 0 {
+		f.Born = st.Btime.Sec*1e9 + int64(st.Btime.Nsec)
+	}
+	return f, nil
+}
+
+// bury removes the files of sockets that a server has bound and did not live to note: those to which nobody listens.
+func bury(all []engine.Listener) (err error) {
+	for _, l := range all {
+		if !l.Path() {
+			continue
+		}
+		f, bad := lookAtSocket(unix.AT_FDCWD, l.Address)
+		if bad != nil || !dead(l) {
+			continue
+		}
+		err = errors.Join(err, f.remove())
+	}
+	return err
+}
+
+// dead reports whether nobody has the socket of a path open.
+func dead(l engine.Listener) bool {
+	kind := unix.SOCK_STREAM
+	if !l.Stream() {
+		kind = unix.SOCK_DGRAM
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	return unix.Connect(fd, &unix.SockaddrUnix{Name: l.Address}) == unix.ECONNREFUSED
 }
 
 // socketCures says what to do about an address that cannot be had.

@@ -76,7 +76,8 @@ func serve(names []string, stop chan os.Signal) {
 	left := make(chan struct{}, 1<<20)
 	for i, name := range names {
 		f := os.NewFile(uintptr(3+i), name)
-		if l, err := net.FileListener(f); err == nil {
+		kind, _ := syscall.GetsockoptInt(3+i, syscall.SOL_SOCKET, syscall.SO_TYPE)
+		if l, err := net.FileListener(f); err == nil && kind == syscall.SOCK_STREAM {
 			if u, ok := l.(*net.UnixListener); ok {
 				u.SetUnlinkOnClose(false) // it is not this one's
 			}

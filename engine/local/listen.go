@@ -23,7 +23,7 @@ import (
 // launch of the program for that connection (listen_inetd.go). So what has not reached a program is in the socket, whoever dies.
 //
 // That a container is armed is in its record, and the next server gets its sockets from the keeper, or opens them anew when that is
-// gone too.
+// gone too. docs/listen.md is what people read.
 
 // armed is what a record says of it.
 type armed struct {

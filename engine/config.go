@@ -36,7 +36,9 @@ type Extension struct {
 
 	Health *Health `json:"health,omitempty"` // see [Config.SetHealth]; replaced, never changed
 
-	Net *Net `json:"net,omitempty"` // beyond the network namespace; replaced, never changed
+	Net    *Net       `json:"net,omitempty"`        // beyond the network namespace; replaced, never changed
+	Listen []Listener `json:"net.listen,omitempty"` // replaced, never changed
+	Idle   int        `json:"net.idle,omitempty"`   // seconds
 
 	OOM OOM `json:"memory.oom,omitempty"` // OOMStop, or "" for what disableOOMKiller says
 

@@ -29,6 +29,7 @@ const (
 	EventExit     = "exit"     // its program is gone; exit, signal, oom; restart_at: when it is started again
 	EventRestart  = "restart"  // the restart policy has started it, as the next event says; restarts: how many times since the user did; or error: why it, or the mount, could not
 	EventHealth   = "health"   // a look at its health had another outcome than before; health: healthy or unhealthy, failures in a row, last: how it ended
+	EventListen   = "listen"   // it is armed: its sockets are open, and the first connection launches it; sockets; or error: why it could not be launched
 	EventFreeze   = "freeze"   // it is paused
 	EventThaw     = "thaw"     // it runs on
 	EventOOM      = "oom"      // its memory ran out: action says what was done (kill, freeze, stop), kills how many were killed

@@ -129,6 +129,8 @@ var extensions = []extension{
 		(*Config).setOCIExisting,
 		func(*Config) string { return "" },
 		"every missing target of a mount is made"},
+	listenExtensions[0],
+	listenExtensions[1],
 	{annotation + "devices",
 		func(c *Config) string {
 			if c.hasCustomaryDevices() {

@@ -264,6 +264,7 @@ func TestTransitions(t *testing.T) {
 		"listening created": true, "running paused": true, "running stopping": true, "running exited": true,
 		"paused running": true, "paused stopping": true, "paused exited": true, "stopping exited": true,
 		"exited running": true, "exited listening": true,
+		"running listening": true, "paused listening": true, "stopping listening": true,
 	}
 	for _, from := range all {
 		for _, to := range all {

@@ -24,9 +24,9 @@ const (
 var transitions = map[State][]State{
 	Created:   {Running, Listening},
 	Listening: {Running, Exited, Created},
-	Running:   {Paused, Stopping, Exited},
-	Paused:    {Running, Stopping, Exited},
-	Stopping:  {Exited},
+	Running:   {Paused, Stopping, Exited, Listening},
+	Paused:    {Running, Stopping, Exited, Listening},
+	Stopping:  {Exited, Listening},
 	Exited:    {Running, Listening},
 }
 
@@ -40,7 +40,7 @@ func (s State) To(next State) bool {
 	return false
 }
 
-// Active reports whether anything of the container lives: settings that are not live are then refused with EBUSY, and so
+// Active reports whether anything of the container lives, or is armed: settings that are not live are then refused with EBUSY, and so
 // is removal.
 func (s State) Active() bool {
 	switch s {
@@ -49,6 +49,9 @@ func (s State) Active() bool {
 	}
 	return false
 }
+
+// Alive reports whether it has processes: what is only armed is active, and has none.
+func (s State) Alive() bool { return s.Active() && s != Listening }
 
 // Exit is how PID 1 ended. The zero Exit means that it never ran.
 type Exit struct {

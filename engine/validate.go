@@ -31,6 +31,9 @@ func (c *Config) Validate() error {
 	if err := c.validateInput(); err != nil {
 		return err
 	}
+	if err := c.validateListen(); err != nil {
+		return err
+	}
 	return c.validateDevices()
 }
 

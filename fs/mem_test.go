@@ -275,6 +275,10 @@ func (c *memContainer) Start(by engine.Caller) error {
 		return &engine.Error{Op: "start", File: "cmd", Errno: syscall.EINVAL, Why: "no program", Cure: "write one into cmd"}
 	}
 	c.log = nil
+	if len(c.view.Config.Listeners()) > 0 {
+		c.to(engine.Listening, func(v *engine.View) { v.Failure = "" })
+		return nil
+	}
 	c.to(engine.Running, func(v *engine.View) { v.PID, v.Failure, v.Started = 4711, "", time.Now() })
 	return nil
 }
@@ -294,6 +298,10 @@ func (c *memContainer) Stop(by engine.Caller, back bool) error {
 	}
 	if !c.view.State.Active() {
 		return busy("stop", c.view.Name, c.view.State)
+	}
+	if c.view.State == engine.Listening {
+		c.to(engine.Created, func(*engine.View) {})
+		return nil
 	}
 	c.to(engine.Stopping, func(*engine.View) {})
 	return nil

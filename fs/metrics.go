@@ -39,7 +39,7 @@ var metrics = []metric{
 		of: func(*engine.View) (string, bool) { return "1", true }},
 	{name: "ctrfs_container_active", kind: gauge, help: "Whether anything of it lives.",
 		of: func(v *engine.View) (string, bool) {
-			return map[bool]string{true: "1", false: "0"}[v.State.Active()], true
+			return map[bool]string{true: "1", false: "0"}[v.State.Alive()], true
 		}},
 	{name: "ctrfs_container_start_time_seconds", kind: gauge, unit: "seconds", help: "When its program was started last, as Unix time.",
 		of: func(v *engine.View) (string, bool) { return unixTime(v.Started), !v.Started.IsZero() }},

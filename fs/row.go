@@ -335,6 +335,7 @@ var (
 		family{"A container: its networks", netRows},
 		family{"A container: control and state", controlRows},
 		family{"A container: resources", slices.Concat(resourceRows, networkRows)},
+		family{"A container: its sockets", listenRows},
 	)
 	execScope    = newScope(family{"An exec of a container: exec/NAME", execRows})
 	imageScope   = newScope(family{"An image: images/NAME", imageRows})

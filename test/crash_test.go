@@ -30,6 +30,9 @@ const (
 	exited   = created + "echo 1 > c/start; until grep -q up c/log; do :; done; echo 1 > c/stop; cat c/wait; "
 	within   = running + "mkdir c/exec/x; echo sh -c \"'trap \\\"exit 4\\\" TERM; echo in; while :; do sleep 0.02; done'\" > c/exec/x/cmd; "
 	imported = "mkdir images/a; tar -C $ROOT/. -cf $TMP/a.tar etc; tar -C $ROOT/. -cf $TMP/b.tar etc tmp; cat $TMP/a.tar > images/a/tar; cat images/a/wait; "
+	deaf     = created + "echo unix $TMP/sock > c/net.listen; "
+	armed    = deaf + "echo 1 > c/start; "
+	connect  = "python3 -c 'import os, socket; socket.socket(socket.AF_UNIX).connect(os.environ[\"TMP\"] + \"/sock\")'; "
 	inside   = within + "echo 1 > c/exec/x/start; until grep -q in c/exec/x/log; do :; done; "
 )
 
@@ -45,6 +48,10 @@ var crashings = []crashing{
 	{name: "start again", prepare: exited + "echo always > c/restart", do: "echo 1 > c/start"},
 	{name: "start in vain", prepare: created + "echo /nothing > c/cmd", do: "! sh -c 'echo 1 > c/start'"},
 	{name: "stop", prepare: running, do: "echo 1 > c/stop && cat c/wait"},
+	{name: "listen", prepare: deaf, do: "echo 1 > c/start"},
+	{name: "listen in vain", prepare: deaf + "touch $TMP/sock; ", do: "! sh -c 'echo 1 > c/start'"},
+	{name: "listen no more", prepare: armed, do: "echo 1 > c/stop && cat c/wait"},
+	{name: "launch by a connection", prepare: armed, do: connect + "until grep -q up $MNT/c/log; do sleep 0.02; done 2> /dev/null"},
 	{name: "create exec", prepare: running, do: "mkdir c/exec/x"},
 	{name: "configure exec", prepare: within, do: "echo A=1 > c/exec/x/env"},
 	{name: "start exec", prepare: within, do: "echo 1 > c/exec/x/start"},
@@ -66,6 +73,7 @@ var crashings = []crashing{
 // look prints everything that one of these operations changes.
 const look = `for x in c d p p/c; do [ -d $x ] || continue; echo "$x:"; cd $x; cat state exit cmd env memory.max stdin.open image log; [ -s log ] || echo
 	for e in exec/*/; do [ -d "$e" ] && (echo $e; cd $e; cat state exit cmd env log); done; cd "$MNT"; done
+	ls $TMP | grep sock
 	for i in images/*/; do [ -d $i ] && echo $i $(wc -l < $i/layers) layers of $(cat $i/size); done; true`
 
 // finish shows that what is there works, whatever state it is in, and takes it away: each container of these is started once more and
@@ -73,7 +81,8 @@ const look = `for x in c d p p/c; do [ -d $x ] || continue; echo "$x:"; cd $x; c
 const finish = `set -e; for x in p/c c d p; do [ -d $x ] || continue
 	echo no > $x/restart
 	for e in $x/exec/*/; do [ -d "$e" ] || continue; echo KILL 2> /dev/null > $e/kill || true; cat $e/wait > /dev/null; rmdir $e; done
-	echo KILL 2> /dev/null > $x/kill || true; cat $x/wait > /dev/null
+	[ -z "$(cat $x/net.listen)" ] || echo 1 2> /dev/null > $x/stop || true
+	echo KILL 2> /dev/null > $x/kill || true; cat $x/wait > /dev/null; echo > $x/net.listen
 	echo $ROOT > $x/rootfs; echo 'sh -c "exit 7"' > $x/cmd; echo 1 > $x/start; [ "$(cat $x/wait)" = 7 ]
 	rmdir $x; done
 	for i in images/*/; do [ -d $i ] || continue; cat $i/wait > /dev/null; rmdir $i; done; ls -d [!in]*/ images/*/ 2> /dev/null || true`

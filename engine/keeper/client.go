@@ -56,12 +56,13 @@ type Account struct {
 	Exits   []Exit
 	Pinned  map[string][]*os.File // by container, as [Client.Pin] got them
 	Claims  *os.File              // the file of claims, see [ClaimsFile]; the receiver's to close
+	Sockets map[string][]*os.File // by container, as [Client.Listen] got them
 	Waits   [][]*os.File          // what the server before has handed over, see [Client.HandOver]; likewise
 }
 
 // Dial takes over the socket that the keeper gave to the server. What happens after the account waits for [Client.Serve].
 func Dial(socket *os.File) (*Client, Account, error) {
-	a := Account{Pinned: map[string][]*os.File{}}
+	a := Account{Pinned: map[string][]*os.File{}, Sockets: map[string][]*os.File{}}
 	l, err := newLink(socket)
 	if err != nil {
 		return nil, a, err
@@ -81,6 +82,8 @@ func Dial(socket *os.File) (*Client, Account, error) {
 			a.Exits = append(a.Exits, exitOf(&m))
 		case kindPinned:
 			a.Pinned[m.id()] = filesOf(fds)
+		case kindListens:
+			a.Sockets[m.id()] = filesOf(fds)
 		case kindWaits:
 			a.Waits = append(a.Waits, filesOf(fds))
 		case kindListed:
@@ -136,7 +139,7 @@ func (c *Client) Serve(exited func(Exit)) {
 			}
 		case kindLinger:
 			c.linger()
-		case kindStarted, kindNamespacesMade, kindPerformed, kindRan, kindResized:
+		case kindStarted, kindNamespacesMade, kindPerformed, kindRan, kindResized, kindListening:
 			c.mu.Lock()
 			w, ok := c.waiting[m.Seq]
 			delete(c.waiting, m.Seq)
@@ -187,14 +190,19 @@ func (c *Client) Start(id string, program *launch.Program, hooks time.Duration, 
 
 // start sends a start with what comes after the program's files.
 func (c *Client) start(m message, program *launch.Program, more []*os.File, begun func(Running)) error {
+	m.Kind = kindStart
+	return c.startWith(m, "", program, more, begun)
+}
+
+// startWith is start for another kind of message, with a text.
+func (c *Client) startWith(m message, text string, program *launch.Program, more []*os.File, begun func(Running)) error {
 	image, err := program.Encode()
 	if err != nil {
 		return err
 	}
 	defer image.Close()
 	took := func(m *message, fds []int) { begun(runningOf(m, fds)) }
-	m.Kind = kindStart
-	return c.ask(m, "", slices.Concat([]*os.File{image}, program.Files(), more), took)
+	return c.ask(m, text, slices.Concat([]*os.File{image}, program.Files(), more), took)
 }
 
 // Namespaces has the keeper make n namespaces, see [launch.Namespaces]. Errors: the same, and E2BIG for mappings of more than

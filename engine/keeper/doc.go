@@ -17,6 +17,7 @@
 //	                 ◄── kindRunning, pidfd ──      for each container that lives     ┐
 //	                 ◄── kindExit ────────────      for each exit not acknowledged    │ once, at the beginning
 //	                 ◄── kindPinned, files ───      for each container with pins      │
+//	                 ◄── kindListens, files ──      for each container with sockets
 //	                 ◄── kindWaits, files ────      for each kindWaits of the server before, when an upgrade has ended that
 //	                 ◄── kindListed, claims ──      the file of claims, see [Claims]          ┘
 //	kindReady ────────►                             the mount answers
@@ -37,6 +38,10 @@
 //	kindResize ───────►                             the new size of a terminal
 //	                 ◄── kindResized ─────────      it has that; or errno
 //	kindInput, file ──►                             what keeps a standard input open; without a file, no more
+//	kindListen, files ►                             sockets that a container listens on; without files, none
+//	                 ◄── kindListening ───────      they are held
+//	kindAccept ───────►                             program, descriptors; text: whose sockets
+//	                 ◄── kindStarted, pidfd ──      executed, with the next connection; or errno and step
 //	                 ◄── kindLinger ──────────      an upgrade is about to end it: who is blocked in wait?
 //	kindWaits, files ─►                             those, for the next server to answer: a connection to the kernel, and a list
 //	kindLingers ──────►                             that was all

@@ -31,6 +31,7 @@ type Keeper struct {
 	exits      map[exitKey]message         // journalled and not acknowledged; guarded by mu
 	pins       map[[idSize]byte][]*os.File // namespaces held for a container; guarded by mu
 	inputs     map[[idSize]byte][]*os.File // the writing end of a container's standard input; guarded by mu
+	sockets    map[[idSize]byte][]*os.File // that a container listens on; guarded by mu
 	waits      [][]*os.File                // of a server that an upgrade has ended, for the next one; guarded by mu
 	server     *server                     // nil while none runs; guarded by mu
 	restarting bool                        // a server died and its successor is on its way; guarded by mu
@@ -89,7 +90,7 @@ func newKeeper(log *slog.Logger, state string, claims *os.File, spawn func(*os.F
 	}
 	k := &Keeper{log: log, journal: j, dir: state, boot: boot, awaited: true, spawn: spawn, claims: claims,
 		children: map[int]*child{}, adopted: map[*child]bool{}, launching: map[*child]bool{}, exits: map[exitKey]message{},
-		pins: map[[idSize]byte][]*os.File{}, inputs: map[[idSize]byte][]*os.File{}, later: make(chan func(), 64),
+		pins: map[[idSize]byte][]*os.File{}, inputs: map[[idSize]byte][]*os.File{}, sockets: map[[idSize]byte][]*os.File{}, later: make(chan func(), 64),
 		done: make(chan struct{}), wake: make(chan struct{}, 1)}
 	for _, m := range exits {
 		k.exits[exitKey{m.ID, m.Started}] = m
@@ -191,6 +192,9 @@ func (k *Keeper) record(c *child, m message) {
 	}
 	c.pidfd.Close()
 	k.endInput(c.id)
+	if k.server == nil && !k.restarting && !k.upgrading {
+		k.unlisten(c.id)
+	}
 	m.Kind, m.ID, m.PID, m.Started, m.Finished = kindExit, c.id, int32(c.pid), c.started.UnixNano(), time.Now().UnixNano()
 	k.note(m)
 	k.report(c, m)

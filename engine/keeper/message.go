@@ -43,13 +43,18 @@ const (
 	kindLinger
 	kindWaits
 	kindLingers
+	kindListen
+	kindListening
+	kindListens
+	kindAccept
 )
 
 // told names what a server tells the keeper, for package crash.
 var told = [...]string{kindReady: "tell the keeper: ready", kindFailed: "tell the keeper: failed", kindStart: "tell the keeper: start",
 	kindAck: "tell the keeper: recorded", kindNamespaces: "stock namespaces", kindPin: "tell the keeper: pin", kindUnpin: "tell the keeper: unpin",
 	kindPerform: "tell the keeper: perform", kindRun: "tell the keeper: run", kindResize: "tell the keeper: resize", kindInput: "tell the keeper: input",
-	kindWaits: "tell the keeper: waits", kindLingers: "tell the keeper: all waits"}
+	kindWaits: "tell the keeper: waits", kindLingers: "tell the keeper: all waits", kindListen: "tell the keeper: listen",
+	kindAccept: "tell the keeper: accept"}
 
 // idSize bounds the length of a container's id in a message, or of an exec's, which to the keeper is the same.
 const idSize = 32
@@ -59,8 +64,8 @@ type message struct {
 	Kind     kind
 	Seq      uint32 // matches kindStarted to kindStart
 	ID       [idSize]byte
-	PID      int32  // of a container; 1 with kindNamespaces: there is time
-	Status   uint32 // wait status; how many namespaces are wanted; [onTerminal]; [onLeash]; a size, columns above rows; [isAdopted]
+	PID      int32  // of a container; 1 with kindNamespaces: there is time; with kindAccept which socket
+	Status   uint32 // wait status; how many namespaces are wanted; [onTerminal]; [onLeash]; a size, columns above rows; [isAdopted]; with kindAccept which file
 	Errno    uint32 // of what failed; of an exit without a status, see [fates]
 	Step     int32
 	Started  int64 // nanoseconds since 1970; how many a program may take, or the hooks on the way to it

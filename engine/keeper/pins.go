@@ -13,17 +13,17 @@ func (k *Keeper) pin(m message, files []*os.File) {
 	}
 }
 
-// lendPins tells a server what is held for a container. k.mu is held.
-func (k *Keeper) lendPins(s *server, id [idSize]byte, files []*os.File) {
+// lend tells a server what is held for a container. k.mu is held.
+func (k *Keeper) lend(s *server, kind kind, id [idSize]byte, files []*os.File) {
 	var lent []*os.File
 	for _, f := range files {
 		d, err := dup(f)
 		if err != nil {
-			k.log.Error("no descriptor for a pinned namespace", "err", err)
+			k.log.Error("no descriptor for what is held for a container", "err", err)
 			closeFiles(lent)
 			return
 		}
 		lent = append(lent, d)
 	}
-	s.out.put(message{Kind: kindPinned, ID: id}, lent...)
+	s.out.put(message{Kind: kind, ID: id}, lent...)
 }

@@ -37,6 +37,9 @@ func (k *Keeper) serverExited(s *server, status syscall.WaitStatus) {
 	request := k.last
 	request.Again = true
 	if !s.ready || status.Exited() && status.ExitStatus() == 0 {
+		if !k.restarting {
+			k.deaf()
+		}
 		k.endIfIdle()
 		k.mu.Unlock()
 		s.settle(errors.New("the server ended before the mount answered; the log has the reason"))

@@ -110,7 +110,10 @@ func (k *Keeper) startServer(r Request) (*server, error) {
 		s.out.put(m)
 	}
 	for id, files := range k.pins {
-		k.lendPins(s, id, files)
+		k.lend(s, kindPinned, id, files)
+	}
+	for id, files := range k.sockets {
+		k.lend(s, kindListens, id, files)
 	}
 	for _, files := range k.waits {
 		s.out.put(message{Kind: kindWaits}, files...)
@@ -191,6 +194,12 @@ func (k *Keeper) serve(s *server) {
 				defer k.count(&k.busy, -1)
 				k.run(s, m, fds)
 			}()
+			continue
+		case kindAccept:
+			s.starts.Go(func() { k.admit(s, fds, func() { k.accept(s, m, text, fds) }) })
+			continue
+		case kindListen:
+			k.listen(s, m, filesOf(fds))
 			continue
 		case kindInput:
 			k.holdInput(m.ID, filesOf(fds))

@@ -34,6 +34,7 @@ type state struct {
 	Exits    []message        `json:"exits"` // also in the journal, if that could be written
 	Pins     map[string][]int `json:"pins"`
 	Inputs   map[string][]int `json:"inputs"`
+	Sockets  map[string][]int `json:"sockets,omitempty"`
 	Waits    [][]int          `json:"waits,omitempty"`
 }
 
@@ -91,8 +92,8 @@ func (s *saver) numbers(files []*os.File) (out []int) {
 	return out
 }
 
-// save returns what is to be handed over. k.mu and that of the readers of consoles are held, and nothing is copied.
-func (k *Keeper) save(l *net.UnixListener, asker *net.UnixConn) (*state, []int, error) {
+// save returns what is to be handed over, with or without the sockets that containers listen on. k.mu and that of the readers of consoles are held, and nothing is copied.
+func (k *Keeper) save(l *net.UnixListener, asker *net.UnixConn, sockets bool) (*state, []int, error) {
 	var n saver
 	s := &state{Version: stateVersion, Last: k.last, Listener: n.number(l), Asker: n.number(asker), Claims: n.number(k.claims),
 		Inotify: consoleReaders.fd, Pins: map[string][]int{}, Inputs: map[string][]int{}}
@@ -117,6 +118,13 @@ func (k *Keeper) save(l *net.UnixListener, asker *net.UnixConn) (*state, []int, 
 	for id, files := range k.inputs {
 		m := message{ID: id}
 		s.Inputs[m.id()] = n.numbers(files)
+	}
+	if sockets { // else they are closed with this program
+		s.Sockets = map[string][]int{}
+		for id, files := range k.sockets {
+			m := message{ID: id}
+			s.Sockets[m.id()] = n.numbers(files)
+		}
 	}
 	for _, files := range k.waits {
 		s.Waits = append(s.Waits, n.numbers(files))
@@ -212,6 +220,9 @@ func (s *state) restore(k *Keeper, runs []run) []run {
 	}
 	for id, fds := range s.Inputs {
 		k.inputs[idBytes(id)] = takeAll(fds, "stdin")
+	}
+	for id, fds := range s.Sockets {
+		k.sockets[idBytes(id)] = takeAll(fds, "socket")
 	}
 	for _, fds := range s.Waits {
 		k.waits = append(k.waits, takeAll(fds, "waits"))

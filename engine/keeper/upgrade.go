@@ -39,7 +39,8 @@ import (
 type Reads struct {
 	Keepers []int    `json:"keepers"`
 	Stores  []string `json:"stores"`
-	Waits   bool     `json:"waits,omitempty"` // of whom is blocked in wait; a program that does not would hold them for ever
+	Sockets bool     `json:"sockets,omitempty"` // on which containers listen; likewise
+	Waits   bool     `json:"waits,omitempty"`   // of whom is blocked in wait; a program that does not would hold them for ever
 }
 
 // Times of an upgrade.
@@ -56,7 +57,7 @@ var errUpgrading = errors.New("an upgrade has ended the server")
 // Upgrade has the keeper of a run directory execute another program, and returns when the mount answers again. program is a sealed
 // memfd.
 func Upgrade(run string, program *os.File, stores []string) error {
-	return ask(Request{Run: run, Upgrade: &Reads{Keepers: stateReads, Stores: stores, Waits: true}}, program, upgradeLimit+2*time.Second)
+	return ask(Request{Run: run, Upgrade: &Reads{Keepers: stateReads, Stores: stores, Waits: true, Sockets: true}}, program, upgradeLimit+2*time.Second)
 }
 
 // count counts what is on its way.
@@ -100,7 +101,7 @@ func (k *Keeper) upgrade(r Request, program *os.File, l *net.UnixListener, asker
 		err = k.drain()
 	}
 	if err == nil {
-		err = k.replace(program, l, asker)
+		err = k.replace(program, l, asker, r.Upgrade.Sockets)
 	}
 	k.log.Error("the upgrade has failed; going on with the old program", "err", err)
 	k.mu.Lock()
@@ -237,7 +238,7 @@ func (k *Keeper) quiet() bool {
 }
 
 // replace executes the program. It returns when it has failed, and then everything goes on.
-func (k *Keeper) replace(program *os.File, l *net.UnixListener, asker *net.UnixConn) error {
+func (k *Keeper) replace(program *os.File, l *net.UnixListener, asker *net.UnixConn, sockets bool) error {
 	k.mu.Lock() // the reaper waits for nobody from here on
 	defer k.mu.Unlock()
 	if k.ending || k.over() {
@@ -253,7 +254,7 @@ func (k *Keeper) replace(program *os.File, l *net.UnixListener, asker *net.UnixC
 	}
 	consoleReaders.mu.Lock()
 	defer consoleReaders.mu.Unlock()
-	s, fds, err := k.save(l, asker)
+	s, fds, err := k.save(l, asker, sockets)
 	if err != nil {
 		return err
 	}

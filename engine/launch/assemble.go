@@ -34,6 +34,9 @@ type Files struct {
 	Init     *os.File   // reaper.File, for plan.Reaper
 	Given    []*os.File // those of plan.Give
 	Program  *os.File   // that of plan.ExecFile
+	Sockets  []*os.File // those of plan.Listen
+	// Connection stands for what the keeper accepts; for plan.Stdio.
+	Connection *os.File
 }
 
 // cloneFlags are the flags of namespaces in clone3(2) and setns(2).
@@ -57,12 +60,14 @@ type assembler struct {
 	pid      arg   // the text of the program's pid, for a reaper
 	parted   int   // the call that makes the program's process then
 	kept     uint8 // registers that later steps use
+	awaits   bool  // the last step is plan.Await
 }
 
 // Assemble translates a plan. It fails with EINVAL when a value cannot be passed to the kernel at all.
 func Assemble(steps []plan.Step, files Files) (*Program, error) {
 	a := &assembler{files: files, borrowed: map[string]arg{}, Program: Program{calls: make([]call, 0, 512), data: make([]byte, 0, 8<<10)}}
 	a.into = -1
+	a.awaits = len(steps) > 0 && steps[len(steps)-1] == plan.Step(plan.Await{})
 	for i, s := range steps {
 		a.step = uint16(i)
 		results := a.nextReg

@@ -179,6 +179,10 @@ func run(h *header, first *call) {
 				i += 1 + uint32(c.args[0])
 				continue
 			}
+		case ownPID:
+			writePID(h, c)
+			i++
+			continue
 		case expect:
 			if h.reg[c.args[0]%registers] == c.args[1] {
 				i++

@@ -56,7 +56,7 @@ func (a *assembler) withInit(steps []plan.Step) error {
 			if err := a.stdio(plan.Stdio{}); err != nil {
 				return err
 			}
-		case plan.CloseRest: // by the execution, which needs one of them
+		case plan.CloseRest, plan.Listen: // by the execution, which needs one of them
 			a.call(unix.SYS_CLOSE_RANGE, num(3), num(uint32(1<<32-1)), num(unix.CLOSE_RANGE_CLOEXEC))
 		default:
 			if err := a.add(s); err != nil {

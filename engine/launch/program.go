@@ -53,7 +53,7 @@ import (
 //
 //	header | calls | relocations | data
 const (
-	magic     = 0x34306d7066727463 // "ctrfpm04", little endian
+	magic     = 0x35306d7066727463 // "ctrfpm05", little endian
 	registers = 64
 	maxCalls  = 4096
 	maxFDs    = 64
@@ -132,6 +132,7 @@ const (
 	cloneAgain                         // makes the second child, which goes on, and exits
 	spawn                              // makes a child for as many calls as the first argument says, and waits for it: see hooks.go
 	splitOff                           // makes a child for as many calls as the first argument says, which executes a program: see init.go
+	ownPID                             // writes the pid of the child, as it counts itself, where the first argument says: see listen.go
 	expect                             // fails with the third argument unless the first is the second
 )
 

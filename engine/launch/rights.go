@@ -40,7 +40,15 @@ func (a *assembler) addRights(s plan.Step) error {
 	case plan.Stdio:
 		return a.stdio(s)
 	case plan.CloseRest:
-		a.call(unix.SYS_CLOSE_RANGE, num(3), num(uint32(1<<32-1)), num(0))
+		flags := 0
+		if a.awaits { // by the execution, which needs one of them
+			flags = unix.CLOSE_RANGE_CLOEXEC
+		}
+		a.call(unix.SYS_CLOSE_RANGE, num(3), num(uint32(1<<32-1)), num(flags))
+	case plan.Listen:
+		return a.listen(s)
+	case plan.Await:
+		return a.await()
 	case plan.Bound:
 		for _, c := range s.Drop {
 			a.call(unix.SYS_PRCTL, num(unix.PR_CAPBSET_DROP), num(c))

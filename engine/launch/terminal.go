@@ -86,6 +86,13 @@ func (a *assembler) stdio(s plan.Stdio) error {
 			return fmt.Errorf("a plan with a standard input, and nothing to read: %w", syscall.EINVAL)
 		}
 		files = []arg{a.file(in), a.file(a.files.Log), a.file(a.files.Log)}
+		if s.Connection {
+			if a.files.Connection == nil {
+				return fmt.Errorf("a plan with a connection, and none to stand for it: %w", syscall.EINVAL)
+			}
+			files[0] = a.file(a.files.Connection)
+			files[1] = files[0]
+		}
 	case a.slave.kind != register:
 		return fmt.Errorf("a plan that uses a terminal before it is opened: %w", syscall.EINVAL)
 	case !s.Free:

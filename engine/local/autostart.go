@@ -97,6 +97,7 @@ func (e *Engine) Automate() {
 	for _, c := range e.byID {
 		c.mu.Lock()
 		c.arm()
+		c.goOnListening()
 		c.mu.Unlock()
 	}
 	if e.automatic.since.IsZero() {

@@ -48,7 +48,7 @@ func (c *container) Changes() (engine.Log, error) {
 	if config := view.Config; config.OwnMounts() {
 		var from overlay.Source
 		if from, err = c.e.source(config); err == nil {
-			err = c.e.roots.Changes(c.id, from, config.RootMode(), root, view.State.Active(), file)
+			err = c.e.roots.Changes(c.id, from, config.RootMode(), root, view.State.Alive(), file)
 		}
 	}
 	list := changes{file}

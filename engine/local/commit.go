@@ -113,7 +113,7 @@ func (c *container) parts(config *engine.Config) (parts []*os.File, err error) {
 
 // hush freezes a container that runs; thaw takes that back. The action token is held.
 func (c *container) hush() (thaw func() error, err error) {
-	if s := c.View().State; !s.Active() || s == engine.Paused {
+	if s := c.View().State; !s.Alive() || s == engine.Paused {
 		return func() error { return nil }, nil
 	}
 	if err := c.amend(func(r *record) { r.Committing = true }); err != nil {
@@ -121,7 +121,7 @@ func (c *container) hush() (thaw func() error, err error) {
 	}
 	thaw = func() error {
 		err := c.freeze("0")
-		if !c.View().State.Active() {
+		if !c.View().State.Alive() {
 			err = nil // it has been killed
 		}
 		return errors.Join(err, c.amend(func(r *record) { r.Committing = false }))
@@ -139,7 +139,7 @@ func (e *Engine) thawCommitted() {
 			continue
 		}
 		err := c.amend(func(r *record) { r.Committing = false })
-		if c.View().State.Active() {
+		if c.View().State.Alive() {
 			err = errors.Join(c.freeze("0"), err)
 		}
 		if err != nil {

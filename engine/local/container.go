@@ -75,6 +75,8 @@ type container struct {
 	landlord *container   // guarded by mu; who has made the mounts that it runs in, nil for itself and for nobody
 	tenants  atomic.Int32 // who runs in mounts that it has made, and starts on their way that enter its mount namespace
 
+	ear ear // what it listens on
+
 	execs execs // further programs in it
 
 	measured measured // the list of its changes
@@ -334,6 +336,7 @@ func (c *container) Update(by engine.Caller, file string, live bool, change func
 		c.e.images.collect()
 	}
 	c.lookAnew(v.Config, next)
+	c.tireAnew(v.Config, next)
 	if v.Config.LogMax() != next.LogMax() {
 		c.boundLog()
 	}
@@ -362,7 +365,7 @@ func (c *container) commit(old, next *engine.Config) error {
 			return err
 		}
 	}
-	moved := c.View().State.Active() && !slices.Equal(old.Mounts(), next.Mounts())
+	moved := c.View().State.Alive() && !slices.Equal(old.Mounts(), next.Mounts())
 	if moved {
 		if err := c.remount(next, old.AdditionalMounts(), next.AdditionalMounts()); err != nil {
 			return err

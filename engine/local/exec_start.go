@@ -152,7 +152,7 @@ func (s *entering) run() (err error) {
 	if err = s.lookUpUser(); err != nil {
 		return err
 	}
-	if s.steps, err = c.plannedInside(s.view.Config, s.around.joined); err != nil {
+	if s.steps, err = c.plannedInside(s.view.Config, s.around.joined, false); err != nil {
 		return err
 	}
 	if s.join, err = s.host.group.Join(); err != nil {
@@ -257,9 +257,9 @@ func (s *entering) rootDir() (*os.File, error) {
 	return os.Open("/")
 }
 
-// plannedInside makes the plan of an exec.
-func (c *container) plannedInside(config *engine.Config, joined map[specs.LinuxNamespaceType]string) ([]plan.Step, error) {
-	h := plan.Host{Cgroup: c.groupPath(), LastCap: c.e.facts.lastCap, NoFile: c.e.facts.noFile, Joined: joined, Input: config.Extension.StdinOpen,
+// plannedInside makes the plan of an exec, or of a program for a connection.
+func (c *container) plannedInside(config *engine.Config, joined map[specs.LinuxNamespaceType]string, connection bool) ([]plan.Step, error) {
+	h := plan.Host{Cgroup: c.groupPath(), LastCap: c.e.facts.lastCap, NoFile: c.e.facts.noFile, Joined: joined, Input: config.Extension.StdinOpen, Connection: connection,
 		OOMGroup: c.diesTogether()}
 	var err error
 	if h.Filter, err = filter(config); err != nil {
@@ -309,7 +309,7 @@ func (x *exec) Plan() (string, error) {
 			joined[n.Type] = plan.OfHost
 		}
 	}
-	steps, err := x.c.plannedInside(v.Config, joined)
+	steps, err := x.c.plannedInside(v.Config, joined, false)
 	return plan.String(steps), err
 }
 

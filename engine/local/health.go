@@ -127,7 +127,7 @@ func (c *container) examine(h engine.Health) (string, error) {
 		err = s.lookUpUser()
 	}
 	if err == nil {
-		s.steps, err = c.plannedInside(s.view.Config, s.around.joined)
+		s.steps, err = c.plannedInside(s.view.Config, s.around.joined, false)
 	}
 	if err == nil {
 		s.join, err = host.group.Join()

@@ -250,7 +250,7 @@ func (c *container) runLate(v *engine.View, point string, pid int) {
 // end with the child. Nothing else is in the group, unless a container below this one runs.
 func (s *starting) endHooks() {
 	for _, m := range s.c.family()[1:] {
-		if m.View().State.Active() {
+		if m.View().State.Alive() {
 			return
 		}
 	}

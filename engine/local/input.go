@@ -125,7 +125,7 @@ func (i input) hold() error {
 // reopen opens the standard input of a program that runs again, if that is asked for, and refuses for one that has none, which reads
 // says, or has closed it.
 func (i input) reopen(v *engine.View, next *engine.Config, reads bool) (opened bool, err error) {
-	if !v.State.Active() || !next.Extension.StdinOpen || v.Config.Extension.StdinOpen {
+	if !v.State.Alive() || !next.Extension.StdinOpen || v.Config.Extension.StdinOpen {
 		return false, nil
 	}
 	busy := func(why string) (bool, error) {
@@ -156,7 +156,7 @@ func (i input) change(v *engine.View, next *engine.Config) {
 	case was == is:
 	case is:
 		i.remake()
-	case v.State.Active(): // the FIFO stays, for it may be opened again
+	case v.State.Alive(): // the FIFO stays, for it may be opened again
 		i.finish()
 	default:
 		i.drop()
@@ -226,7 +226,7 @@ func (e *Engine) recoverInputs(account keeper.Account) error {
 // removeInputs leaves nothing of what does not run.
 func (e *Engine) removeInputs() {
 	for _, c := range e.byID {
-		if !c.View().State.Active() {
+		if !c.View().State.Alive() {
 			c.input().drop()
 		}
 		for _, x := range c.execs.list() {

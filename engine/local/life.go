@@ -15,6 +15,11 @@ import (
 
 // exited takes an exit that the keeper reports. It may be one that an earlier server has recorded but not acknowledged.
 func (e *Engine) exited(x keeper.Exit) {
+	if c, is := e.callOf(x.ID); is {
+		c.hungUp(x.ID)
+		e.acknowledge(x)
+		return
+	}
 	if in, is := e.execOf(x.ID); is {
 		e.exitedExec(in, x)
 		return
@@ -70,6 +75,7 @@ func (c *container) take(x keeper.Exit) bool {
 	c.follow(exit, x.Off)
 	c.enter(engine.Exited)
 	c.tell(engine.EventExit, append(exitFields(exit), c.dueField()...)...)
+	c.relisten(exit)
 	view := c.view()
 	c.settled.Go(func() {
 		if unwired {
@@ -182,15 +188,26 @@ func (c *container) stop(wish ended) error {
 		}
 	}
 	was, calledOff := c.noteStop(wish)
+	if done, err := c.stopListening(wish); done {
+		return err
+	}
 	if calledOff {
 		return c.keep()
 	}
-	if err := c.signal("stop", sig); err != nil {
+	if err := c.signalStop(sig); err != nil {
 		if was { // it has just exited, and is not started again
 			return c.keep()
 		}
 		return err
 	}
+	if !c.stopping(v, sig) {
+		return nil // stopping already, or it has just exited
+	}
+	return c.keep()
+}
+
+// stopping follows the signal of a stop, unless one is under way: KILL comes after the timeout. The action token is held.
+func (c *container) stopping(v *engine.View, sig syscall.Signal) bool {
 	killAt := time.Now().Add(time.Duration(v.Config.StopTimeout()) * time.Second)
 	c.mu.Lock()
 	running, started := c.state.To(engine.Stopping), c.started
@@ -201,11 +218,10 @@ func (c *container) stop(wish ended) error {
 			engine.Field{Key: "timeout", Value: v.Config.StopTimeout()})
 	}
 	c.mu.Unlock()
-	if !running {
-		return nil // stopping already, or it has just exited
+	if running {
+		c.killLater(started, killAt)
 	}
-	c.killLater(started, killAt)
-	return c.keep()
+	return running
 }
 
 // keep writes the record as it is. The action token is held.
@@ -215,9 +231,12 @@ func (c *container) keep() error { return c.amend(func(*record) {}) }
 func (c *container) killLater(started, at time.Time) {
 	time.AfterFunc(time.Until(at), func() {
 		c.mu.Lock()
-		same := c.state == engine.Stopping && c.started.Equal(started)
+		same, idle := c.state == engine.Stopping && c.started.Equal(started), c.rec.Stopped == forIdle
 		c.mu.Unlock()
-		if !same {
+		if same && idle {
+			c.killIdle(started)
+		}
+		if !same || idle {
 			return
 		}
 		if err := c.signal("stop", syscall.SIGKILL); err != nil {
@@ -295,6 +314,7 @@ func (c *container) freeze(value string) error {
 	if c.state != engine.Stopping && c.state.To(next) && c.pidfd != nil {
 		c.enter(next)
 		c.tell(event)
+		c.hearken()
 	}
 	return nil
 }

@@ -44,6 +44,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -94,8 +95,11 @@ type Engine struct {
 
 	automatic *automatic // restarts, and starts of a mount
 	reapers   reapers
-	bounds    *bounds // of logs
-	looks     looks   // at roots
+	bounds    *bounds     // of logs
+	bells     *bells      // of sockets
+	hearing   atomic.Bool // the end of recovery has come
+	deafen    []string    // containers whose sockets the keeper holds for nothing; used up by recovery
+	looks     looks       // at roots
 
 	mu    sync.RWMutex
 	top   map[string]*container // guarded by mu
@@ -116,6 +120,9 @@ func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, err
 		return nil, err
 	}
 	if e.bounds, err = openBounds(o.Log); err != nil {
+		return nil, err
+	}
+	if e.bells, err = newBells(o.Log); err != nil {
 		return nil, err
 	}
 	name, err := e.store.instance(func() string { return strings.ToLower(rand.Text()[:8]) })
@@ -152,6 +159,7 @@ func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, err
 		account.Claims.Close()
 		e.watcher.Close()
 		e.bounds.close()
+		e.bells.close()
 		e.store.close()
 		return nil, err
 	}
@@ -196,13 +204,15 @@ func (e *Engine) Close() {
 		c.leftovers.Wait()
 		c.looking.ends.Wait()
 		c.execs.settle()
-		if !c.View().State.Active() {
+		c.deafen()
+		if !c.View().State.Alive() {
 			if err := c.dropGroup(); err != nil {
 				e.log.Warn("a group stays behind", "container", c.id, "err", err)
 			}
 		}
 	}
 	e.networks.close()
+	e.bells.close()
 	flushed, cancel := context.WithTimeout(context.Background(), flushLimit)
 	defer cancel()
 	if err := e.roots.Flush(flushed); err != nil {
@@ -395,6 +405,7 @@ func (c *container) discard() error {
 	c.unpin()
 	c.e.looks.drop(c)
 	c.execs.settle()
+	c.disarm()
 	c.saving.Lock()
 	defer c.saving.Unlock()
 	err := c.e.roots.Remove(c.id)
@@ -476,19 +487,19 @@ func (e *Engine) movable(c, parent *container, name string) error {
 			return refuse(syscall.EINVAL, "it would lie in itself", "")
 		}
 	}
-	if parent != c.parent && c.anyActive() {
+	if parent != c.parent && c.anyAlive() {
 		return refuse(syscall.EBUSY, "it runs, and its processes cannot change their parent group", "stop it first: echo 1 > stop")
 	}
 	return nil
 }
 
-// anyActive reports whether the container or one below it is active. Engine.mu is held.
-func (c *container) anyActive() bool {
-	if c.View().State.Active() {
+// anyAlive reports whether the container or one below it runs. Engine.mu is held.
+func (c *container) anyAlive() bool {
+	if c.View().State.Alive() {
 		return true
 	}
 	for _, child := range c.children {
-		if child.anyActive() {
+		if child.anyAlive() {
 			return true
 		}
 	}

@@ -149,7 +149,7 @@ func nextPause(pause time.Duration, grown, limit int64) time.Duration {
 func (c *container) logLimit() (limit int64, active bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.rec.Config.LogMax(), c.state.Active()
+	return c.rec.Config.LogMax(), c.state.Alive()
 }
 
 func (c *container) logSize() int64 {

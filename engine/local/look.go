@@ -64,7 +64,7 @@ func (c *container) Root() (string, bool) {
 	if v.PID != 0 {
 		return fmt.Sprintf("/proc/%d/root", v.PID), true
 	}
-	if !v.Config.OwnMounts() || v.State.Active() {
+	if !v.Config.OwnMounts() || v.State.Alive() {
 		return "", false
 	}
 	c.e.looks.mu.Lock()
@@ -86,7 +86,7 @@ func (c *container) OpenRoot() (string, error) {
 	}
 	defer end()
 	v := c.View()
-	if v.State.Active() {
+	if v.State.Alive() {
 		return fmt.Sprintf("/proc/%d/root", v.PID), nil
 	}
 	if !v.Config.OwnMounts() {

@@ -33,10 +33,15 @@ func (e *Engine) recover(account keeper.Account) error {
 	if err := e.claim(account); err != nil {
 		return err
 	}
+	e.recoverEars(account)
 	for _, x := range account.Exits {
 		e.exited(x)
 	}
 	for _, r := range account.Running {
+		if c, is := e.callOf(r.ID); is {
+			c.goOnCall(r)
+			continue
+		}
 		if in, is := e.execOf(r.ID); is {
 			e.resumeExec(in, r)
 			continue
@@ -56,6 +61,7 @@ func (e *Engine) recover(account keeper.Account) error {
 	e.thawCommitted()
 	e.pinAgain(account)
 	go e.keeper.Serve(e.exited)
+	e.recoverListening()
 	e.removeStrays()
 	known := func(id string) bool { return e.byID[id] != nil || slices.Contains(broken, id) }
 	if err := e.roots.Reconcile(known); err != nil {
@@ -239,5 +245,5 @@ func (e *Engine) removeStrays() {
 func (c *container) holdsLife() bool {
 	c.e.mu.RLock()
 	defer c.e.mu.RUnlock()
-	return c.anyActive()
+	return c.anyAlive()
 }

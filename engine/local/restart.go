@@ -22,6 +22,7 @@ const (
 	byUser    ended = "user"   //
 	forUmount ended = "umount" // by the user too, for as long as there is no mount
 	forHealth ended = "health" // action stop of health
+	forIdle   ended = "idle"   // net.idle: it listens again
 	toRestart ended = "again"  // action restart of it: a restart follows, whatever the policy
 )
 
@@ -32,13 +33,14 @@ const (
 	onRequest occasion = iota // begins a new log
 	onMount
 	onExit // the restart policy
+	onConnection
 )
 
 // follow decides whether an exit is followed by a restart. What ran when the machine was switched off, a mount starts, if anything
 // does. c.mu is held.
 func (c *container) follow(x engine.Exit, off bool) {
 	c.lookAfter()
-	if off {
+	if off || c.overheard() { // which leads back to listening
 		return
 	}
 	if c.rec.Stopped == toRestart {
@@ -119,7 +121,7 @@ func (c *container) startFailed(why occasion, err error) {
 	}
 	c.failure = err.Error()
 	c.rec.RestartAt = time.Time{}
-	if c.rec.Config.Restart().After(engine.Exit{Unknown: true}, c.rec.Restarts) {
+	if c.rec.Armed != nil || c.rec.Config.Restart().After(engine.Exit{Unknown: true}, c.rec.Restarts) {
 		c.schedule(false)
 	}
 	c.tell(engine.EventRestart, c.restartFields(engine.Field{Key: "error", Value: c.failure})...)
@@ -165,6 +167,8 @@ func (c *container) noteStart(why occasion) {
 	switch now := &c.rec.restarting; why {
 	case onExit:
 		now.Restarts++
+	case onConnection:
+		now.Stopped = byItself
 	default:
 		*now = restarting{}
 	}

@@ -33,11 +33,14 @@ func (c *container) Start(by engine.Caller) error {
 // launch starts the container. The action token is held.
 func (c *container) launch(why occasion) error {
 	v := c.View()
-	if v.State.Active() {
+	if v.State.Active() && !(v.State == engine.Listening && why == onConnection) {
 		return &engine.Error{Op: "start", File: v.Path, Errno: syscall.EBUSY, Why: "it is " + string(v.State), Cure: "stop it first: echo 1 > stop; cat wait"}
 	}
 	if len(v.Config.Spec.Process.Args) == 0 {
 		return &engine.Error{Op: "start", File: v.Path, Errno: syscall.EINVAL, Why: "there is no program", Cure: "write one into cmd first"}
+	}
+	if len(v.Config.Listeners()) > 0 && why != onConnection {
+		return c.listen(v, why)
 	}
 	// The last run's root may still be going: the same layer cannot be mounted twice.
 	c.settled.Wait()
@@ -163,7 +166,8 @@ func (s *starting) launch(files launch.Files) (err error) {
 	if s.meeting != nil {
 		files.Hooks = s.meeting.files
 	}
-	if s.view.Config.Init() {
+	files.Sockets = s.sockets()
+	if s.view.Config.Init() || s.view.Config.Inetd() {
 		if files.Init, err = s.c.e.reapers.program(); err != nil {
 			return err
 		}
@@ -222,10 +226,10 @@ func (c *container) Plan() (string, error) {
 	c.mu.Lock()
 	text, steps := c.plan, c.steps
 	c.mu.Unlock()
-	if v.State.Active() && text != "" {
+	if v.State.Alive() && text != "" {
 		return text, nil
 	}
-	if v.State.Active() && steps != nil {
+	if v.State.Alive() && steps != nil {
 		return plan.String(steps), nil
 	}
 	mounts, err := c.describeRoot(v.Config)
@@ -292,7 +296,7 @@ func (c *container) ensureGroup() (group *cgroup.Group, made *container, err err
 func (c *container) freshGroup() {
 	family := c.family()
 	for _, m := range family[1:] {
-		if m.View().State.Active() {
+		if m.View().State.Alive() {
 			return
 		}
 	}
@@ -373,6 +377,7 @@ func (s *starting) executed(r keeper.Running) {
 	}
 	c.enter(engine.Running)
 	c.lookAfter()
+	c.beginTiring()
 	c.tell(engine.EventStart, engine.Field{Key: "pid", Value: c.pid})
 	if view := c.view(); len(plan.HooksOf(view.Config.Spec.Hooks, plan.Poststart)) > 0 {
 		c.greeted.Go(func() { c.runLate(view, plan.Poststart, view.PID) })
@@ -473,7 +478,7 @@ func (s *starting) undo() {
 			break
 		}
 	}
-	if c.View().Exit.Happened() || c.View().State == engine.Exited {
+	if v := c.View(); v.Exit.Happened() || v.State == engine.Exited {
 		return
 	}
 	// The first start made the layer; the second one may follow with another root.

@@ -64,6 +64,8 @@ type record struct {
 	Kills   uint64                  `json:"kills,omitempty"`    // OOM kills in its group that have been told, while it runs
 	restarting
 
+	Armed *armed `json:"armed,omitempty"` // it listens, or did when it was launched; replaced, never changed
+
 	Committing bool `json:"committing,omitempty"` // a commit has frozen it
 }
 

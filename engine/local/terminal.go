@@ -63,7 +63,7 @@ func consoleDevice(number int) (device string, ok bool) {
 
 // resize changes the size of the terminal of what runs.
 func (c *container) resize(old, next *engine.Config) {
-	if c.View().State.Active() {
+	if c.View().State.Alive() {
 		c.e.resize(c.id, old, next)
 	}
 }

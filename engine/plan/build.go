@@ -35,6 +35,7 @@ type Host struct {
 	AppArmor, SELinux bool    // whether the kernel runs with them
 	Filter            *Filter // the compiled seccomp filter, nil for none
 	Input             bool    // there is something to read on stdin
+	Connection        bool    // stdin and stdout are a connection; for [Enter]
 }
 
 // Words of [Host.Joined] with a meaning.
@@ -114,11 +115,15 @@ func Build(c *engine.Config, h Host) ([]Step, error) {
 	steps = append(steps, persona...)
 	steps = append(steps, rights.late...)
 	steps = append(steps, startHooks(spec.Hooks, rights.last)...)
-	if c.Init() {
-		rights.last = withReaper(rights.last)
+	if c.Inetd() {
+		return append(append(steps, rights.last...), Await{}), nil
 	}
-	steps = append(steps, rights.last...)
-	return append(steps, Exec{candidates(spec.Process), spec.Process.Args, spec.Process.Env}), nil
+	last, env := listening(c, h.Name, rights.last, spec.Process.Env)
+	if c.Init() {
+		last = withReaper(last)
+	}
+	steps = append(steps, last...)
+	return append(steps, Exec{candidates(spec.Process), spec.Process.Args, env}), nil
 }
 
 // basic are the places that a system's own file systems have: those of the customary mounts, whatever is mounted there.

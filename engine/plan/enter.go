@@ -27,7 +27,7 @@ func Enter(c *engine.Config, h Host) ([]Step, error) {
 	c = c.Clone()
 	spec := &c.Spec
 	spec.Linux.Sysctl = nil // it is set
-	rights, err := rightsOf(spec, h, Stdio{Terminal: spec.Process.Terminal, Input: h.Input})
+	rights, err := rightsOf(spec, h, Stdio{Terminal: spec.Process.Terminal, Input: h.Input, Connection: h.Connection})
 	if err != nil {
 		return nil, err
 	}

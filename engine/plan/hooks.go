@@ -147,7 +147,7 @@ func startHooks(h *specs.Hooks, last []Step) (steps []Step) {
 
 func isStdio(s Step) bool {
 	switch s.(type) {
-	case Stdio, CloseRest:
+	case Stdio, CloseRest, Listen:
 		return true
 	}
 	return false

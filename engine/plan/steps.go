@@ -81,8 +81,9 @@ type (
 	// DropOldRoot detaches the host's tree: from here on nothing of the host can be reached by any path.
 	DropOldRoot struct{}
 	// Stdio makes descriptors 0, 1 and 2: /dev/null or the input, and the log; or the terminal, which becomes the controlling one
-	// unless it is Free: the first process of a system has none, and gives the console to whoever lets people log in there.
-	Stdio struct{ Terminal, Input, Free bool }
+	// unless it is Free: the first process of a system has none, and gives the console to whoever lets people log in there; or the
+	// connection, twice, and the log.
+	Stdio struct{ Terminal, Input, Free, Connection bool }
 	// CloseRest marks every other descriptor close-on-exec.
 	CloseRest struct{}
 	// EnterMounts enters the mount namespace of a container that runs, to change something there.
@@ -160,6 +161,9 @@ func (s Stdio) String() string {
 	}
 	if s.Terminal {
 		return "connect stdin, stdout and stderr to the terminal"
+	}
+	if s.Connection {
+		return "connect stdin and stdout to the connection, stderr to the log"
 	}
 	if s.Input {
 		return "connect stdin to its FIFO, stdout and stderr to the log"

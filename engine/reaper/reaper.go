@@ -14,7 +14,7 @@
 //
 // # What it does
 //
-//	argv[1]            the decimal pid of the program
+//	argv[1]            the decimal pid of the program, or 0: [Nobody]
 //	every signal       blocked before it was executed, and taken by rt_sigtimedwait(2): the kernel drops what PID 1 of a
 //	                   namespace does not handle, but not what it blocks
 //	SIGCHLD            wait4(2) for all that have ended
@@ -46,6 +46,9 @@ import (
 
 // Name is argv[0], and the name of the process until the program has ended.
 const Name = "ctrfs-init"
+
+// Nobody is the pid of the program when there is none: then the reaper waits for orphans alone, until a signal ends it, with 0.
+const Nobody = "0"
 
 // code is the program. It is executed in a process of its own, never called.
 //

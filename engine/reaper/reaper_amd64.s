@@ -53,11 +53,18 @@ reap:
 	SYSCALL
 	MOVL $255, DI
 	TESTL AX, AX
-	JLT exit                   // no child at all: there is no program to wait for
+	JLT none
 	JEQ sleep
 	CMPL AX, BX
 	JNE reap
+	JMP ended
 
+none:
+	TESTL BX, BX
+	JNE exit                   // no child at all: there is no program to wait for
+	JMP sleep
+
+ended:
 	MOVL 24(SP), DI            // the program has ended: WIFSIGNALED, or WEXITSTATUS
 	MOVL DI, BX
 	ANDL $0x7f, BX
@@ -93,8 +100,10 @@ sleep:
 	JEQ reap
 	TESTL AX, AX
 	JLE sleep                  // it was stopped, and goes on
-	MOVL AX, SI
 	MOVL BX, DI
+	TESTL BX, BX
+	JEQ exit                   // nobody to pass it on to: it is for the reaper
+	MOVL AX, SI
 	MOVL $62, AX               // kill(program, signal)
 	SYSCALL
 	JMP reap

@@ -57,11 +57,17 @@ reap:
 	MOVD R0, R4
 	MOVD $255, R0
 	CMP $0, R4
-	BLT exit                   // no child at all: there is no program to wait for
+	BLT none
 	BEQ sleep
 	CMP R4, R19
 	BNE reap
+	B ended
 
+none:
+	CBNZ R19, exit             // no child at all: there is no program to wait for
+	B sleep
+
+ended:
 	MOVWU 24(RSP), R0          // the program has ended: WIFSIGNALED, or WEXITSTATUS
 	AND $0x7f, R0, R19
 	CBNZ R19, signalled
@@ -103,6 +109,7 @@ sleep:
 	BLE sleep                  // it was stopped, and goes on
 	MOVD R0, R1
 	MOVD R19, R0
+	CBZ R19, exit              // nobody to pass it on to: it is for the reaper
 	MOVD $129, R8              // kill(program, signal)
 	SVC
 	B reap

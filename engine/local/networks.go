@@ -389,6 +389,9 @@ func (n *network) Update(by engine.Caller, file string, live bool, change func(*
 
 // admit checks that the networks of a configuration exist, which they do until release, and begins to bring up those that are new.
 func (s *networks) admit(old, next *engine.Config) (release func(), err error) {
+	if slices.EqualFunc(old.Networks(), next.Networks(), func(a, b engine.Attachment) bool { return a.Network == b.Network }) {
+		return func() {}, nil
+	}
 	var fresh []*network
 	s.mu.Lock()
 	for _, a := range next.Networks() {

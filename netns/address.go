@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"syscall"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -93,16 +94,11 @@ func parseAddress(m syscall.NetlinkMessage) (p netip.Prefix, index int, err erro
 	return p, int(header.Index), nil
 }
 
-// readdress returns the requests that give a link its addresses in place of those that it has; none if it has them.
+// readdress returns the requests that give a link addresses in place of those that it has; none if it has them.
 //
 // An IPv4 address in the subnet of another is secondary, and goes with it. So all that must go goes first, and if any does, all that
 // stay are set again.
-func (s *socket) readdress(index int, want []netip.Prefix) ([]*nl.NetlinkRequest, error) {
-	have, err := s.addresses(index)
-	if err != nil {
-		return nil, err
-	}
-	var out []*nl.NetlinkRequest
+func readdress(index int, have, want []netip.Prefix) (out []*nl.NetlinkRequest) {
 	for _, p := range have {
 		if !slices.Contains(want, p) {
 			out = append(out, address(unix.RTM_DELADDR, 0, index, p))
@@ -114,7 +110,7 @@ func (s *socket) readdress(index int, want []netip.Prefix) ([]*nl.NetlinkRequest
 			out = append(out, address(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, index, p))
 		}
 	}
-	return out, nil
+	return out
 }
 
 // address is a request for one address.
@@ -132,6 +128,41 @@ func address(kind, flags, index int, p netip.Prefix) *nl.NetlinkRequest {
 		r.AddData(nl.NewRtAttr(unix.IFA_BROADCAST, last(p).AsSlice()))
 	}
 	return r
+}
+
+// usable waits for a moment until packets to IPv6 addresses that were just given to a link of the socket's namespace arrive. Even without
+// duplicate address detection the kernel finishes them in the background, and needs RTNL for it; a packet before that is sent on to the
+// neighbours. It is no error if it takes longer.
+func (s *socket) usable(addresses []netip.Prefix) error {
+	left := 10 * time.Millisecond
+	for _, p := range addresses {
+		if !p.Addr().Is6() {
+			continue
+		}
+		for wait := 50 * time.Microsecond; ; wait *= 2 {
+			there, err := s.local(p.Addr())
+			if err != nil {
+				return err
+			}
+			if there || left <= 0 {
+				break
+			}
+			time.Sleep(wait)
+			left -= wait
+		}
+	}
+	return nil
+}
+
+// local says whether packets to an address end here.
+func (s *socket) local(a netip.Addr) (bool, error) {
+	header := &nl.RtMsg{RtMsg: unix.RtMsg{Family: uint8(family(a)), Dst_len: uint8(a.BitLen())}}
+	answers, err := s.ask(request(unix.RTM_GETROUTE, 0, header, nl.NewRtAttr(unix.RTA_DST, a.AsSlice())))
+	if err != nil || answers[0].err != nil || len(answers[0].messages) == 0 {
+		return false, err
+	}
+	r, err := parseRoute(answers[0].messages[0])
+	return r.kind == unix.RTN_LOCAL, err
 }
 
 // route is a request for a default route.

@@ -58,11 +58,14 @@ func (h *Host) Apply(b Bridge) (index int, err error) {
 		if err := in(h.ns, func() error { return settle(b.Link, b.settings()) }); err != nil {
 			return err
 		}
-		addresses, err := s.readdress(l.index, b.Gateways)
+		have, err := s.addresses(l.index)
 		if err != nil {
 			return err
 		}
-		return s.do(append(b.mend(l), addresses...)...)
+		if err := s.do(append(b.mend(l), readdress(l.index, have, b.Gateways)...)...); err != nil {
+			return err
+		}
+		return s.usable(b.Gateways)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("bridge %s: %w", b.Link, err)

@@ -24,6 +24,10 @@ type Wire struct {
 	MTU       int              // 0 is 1500, or the parent's
 	Addresses []netip.Prefix
 	Gateways  []netip.Addr // default routes, at most one of IPv4 and one of IPv6
+
+	// NoWait is for a caller who has more to do before the container runs: Connect and Readdress return before the kernel has finished
+	// in the background, and packets may be lost for about a millisecond. Otherwise they wait for it.
+	NoWait bool
 }
 
 // check refuses what the kernel would cut short or misunderstand.
@@ -108,12 +112,18 @@ func (h *Host) veth(ns *os.File, w Wire) (index int, err error) {
 		if err != nil {
 			return err
 		}
-		h.settled(w.Host)
+		if !w.NoWait {
+			h.settled(w.Host)
+		}
 		return nil
 	})
 }
 
-// pair makes both ends, down: ours a port of the bridge, the other one in the namespace.
+// operDormant is IF_OPER_DORMANT of RFC 2863.
+const operDormant = 5
+
+// pair makes both ends, down: ours a port of the bridge, the other one in the namespace. Ours is called dormant, which the kernel corrects
+// when it has seen that both are up; otherwise that would be unknown, which counts as up.
 func (w Wire) pair(bridge, ns int) *nl.NetlinkRequest {
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("veth"))
@@ -126,7 +136,8 @@ func (w Wire) pair(bridge, ns int) *nl.NetlinkRequest {
 		peer.AddRtAttr(unix.IFLA_ADDRESS, mac)
 	}
 	return request(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, nl.NewIfInfomsg(unix.AF_UNSPEC),
-		nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(w.Host)), nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(w.MTU))),
+		nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(w.Host)), nl.NewRtAttr(unix.IFLA_OPERSTATE, nl.Uint8Attr(operDormant)),
+		nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(w.MTU))),
 		nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(bridge))), info)
 }
 
@@ -158,10 +169,14 @@ func noLinkLocal() *nl.RtAttr {
 // what is sent before is lost, and a TCP connection then takes a second. It is no error if it takes longer: RTNL is busy.
 func (h *Host) settled(link string) {
 	for wait := 50 * time.Microsecond; wait < 10*time.Millisecond; wait *= 2 {
-		if yes, err := running(h.queries, link); yes || err != nil {
+		yes, err := running(h.queries, link)
+		if err != nil {
 			return
 		}
-		time.Sleep(wait)
+		time.Sleep(wait) // also after it is: that is said a moment before it is done
+		if yes {
+			return
+		}
 	}
 }
 
@@ -218,7 +233,9 @@ func (w Wire) furnish(alone bool) error {
 		for _, g := range w.Gateways {
 			requests = append(requests, route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, index, family(g), g))
 		}
-		err = s.do(requests...)
+		if err = s.do(requests...); err == nil && !w.NoWait {
+			err = s.usable(w.Addresses)
+		}
 	}
 	if err != nil && alone {
 		err = errors.Join(err, s.remove(index))
@@ -226,16 +243,19 @@ func (w Wire) furnish(alone bool) error {
 	return err
 }
 
-// settings are the sysctls of the link inside. They are there before it hears anything. When its hardware address changes, it tells the
-// neighbours, and the bridge learns where it is now.
+// settings are the sysctls of the link inside. They are there before it hears anything.
+//
+// When its hardware address changes, it tells everybody: the bridge, which learns where that is now, and neighbours that knew another one
+// of its addresses. Each such packet goes out by every port, which is what costs most on a bridge with many.
 func (w Wire) settings() []setting {
-	return []setting{
-		{"ipv6", "accept_ra", "0"},
-		{"ipv6", "accept_dad", "0"},
-		{"ipv6", "ndisc_notify", "1"},
-		{"ipv4", "arp_notify", "1"},
+	out := []setting{{"ipv6", "accept_ra", "0"}, {"ipv6", "accept_dad", "0"}, {"ipv4", "arp_notify", "1"}}
+	if hasIPv6(w.Addresses) {
+		out = append(out, announceIPv6)
 	}
+	return out
 }
+
+var announceIPv6 = setting{"ipv6", "ndisc_notify", "1"}
 
 // raise brings a new link up. Without an IPv6 address it is to have no link-local one, which has to be said before. There is a sysctl that
 // turns IPv6 off, but then there could be none later.
@@ -281,10 +301,16 @@ func (w Wire) readdress() error {
 		return err
 	}
 	defer s.close()
-	requests, err := s.readdress(index, w.Addresses)
+	have, err := s.addresses(index)
 	if err != nil {
 		return err
 	}
+	if hasIPv6(w.Addresses) { // it may have been connected without
+		if err := settle(w.Name, []setting{announceIPv6}); err != nil {
+			return err
+		}
+	}
+	requests := readdress(index, have, w.Addresses)
 	for _, f := range []int{unix.AF_INET, unix.AF_INET6} {
 		if via := w.gateway(f); via.IsValid() {
 			requests = append(requests, route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, index, f, via))
@@ -295,7 +321,10 @@ func (w Wire) readdress() error {
 	if r := w.hardware(index); r != nil {
 		requests = append(requests, r) // after the addresses, which the link then announces
 	}
-	return s.do(requests...)
+	if err := s.do(requests...); err != nil || w.NoWait {
+		return err
+	}
+	return s.usable(w.Addresses)
 }
 
 // hardware gives the link its hardware address; nil leaves it. To ask for the present one would take RTNL as well.

@@ -24,8 +24,8 @@
 //   - To 127.0.0.0/8: what comes from a bridge is dropped, since route_localnet is on there and the kernel would let it in; and
 //     nothing that comes from elsewhere is sent to a port that is published on 127.x, on whatever link.
 //   - Between others: not our business, unless links are guarded, because this machine forwards only for our sake. Then all of it is
-//     dropped but frames within other bridges. Who turns on forwarding for a purpose of their own has to be noticed by the caller,
-//     who then guards no more.
+//     dropped but frames within other bridges under br_netfilter; what goes from one of those to another, neither guarded, cannot
+//     be told from them. Who turns on forwarding for a purpose of their own has to be noticed by the caller, who then guards no more.
 //
 // # What is published
 //
@@ -51,10 +51,10 @@
 // # Failure
 //
 // A transaction that the kernel refuses changes nothing. Established flows go through when a table is made anew, or deleted; no
-// connection is cut when a port is published no more. UDP flows that do not go where their port says now are forgotten, for which
-// the kernel lists all flows of the family (a few ms for ten thousand); those of ports that were unpublished while no server ran
-// stay until they are quiet for two minutes. Between somebody's `nft flush ruleset` and the repair, about 60 ms, nothing is published, NATed or
-// isolated, and nobody is guarded against.
+// connection is cut when a port is published no more. UDP flows that do not go where their port says now are forgotten, which
+// takes the kernel 10 to 20 ms; those of ports that were unpublished while no server ran stay until they are quiet for two minutes.
+// Between somebody's `nft flush ruleset` and the repair, about 60 ms, nothing is published, NATed or isolated, and nobody is guarded
+// against.
 //
 // It needs Linux 5.7: the link that a packet came by, in postrouting; and ranges in concatenations (5.6).
 //
@@ -211,6 +211,7 @@
 //			iifname @bridges accept comment "to elsewhere"
 //			iifname . oifname @uplinks meta iifkind "bridge" accept comment "a bridge's own frames"
 //			iifname @guarded drop comment "forwards for us alone"
+//			oifname @guarded drop comment "forwards for us alone"
 //			meta iifkind "bridge" meta oifkind "bridge" accept comment "another bridge's own frames"
 //			meta nfproto @guard drop comment "this machine forwards for us alone"
 //		}

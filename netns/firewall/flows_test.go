@@ -54,6 +54,7 @@ func TestFlows(t *testing.T) {
 		{"out1", "[2001:db8:1::1]:80", "[::]:80", "host 2001:db8:1::2", "[fd01::2]:80", "[fd01::3]:80", "2001:db8:1::2"},
 	} {
 		t.Run(c.from+" "+c.host, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t)
 			tab := w.table()
 			with := func(p []Port) { w.t.Helper(); w.must(tab.Apply(Wanted{Networks: networks(), Ports: p})) }
@@ -61,8 +62,8 @@ func TestFlows(t *testing.T) {
 			f, away := w.at[c.from].flow(c.to), w.at["a1"].flow("198.51.100.2:80")
 			f.expect("before", c.self)
 			away.expect("before", "out2 198.51.100.1")
-			mine := w.flows("198.51.100.2")
-			with(publish(c.host, c.a1, "bra"))
+			mine := w.flows("198.51.100.2", 80)
+			with(append(publish(c.host, c.a1, "bra"), append(publish("0.0.0.0:9", "10.1.0.2:9", "bra"), publish("[::]:9", "[fd01::2]:9", "bra")...)...))
 			f.expect("published", "a1 "+c.see)
 			with(publish(c.host, c.a1, "bra"))
 			f.expect("published still", "a1 "+c.see)
@@ -71,7 +72,7 @@ func TestFlows(t *testing.T) {
 			with(nil)
 			f.expect("published no more", c.self)
 			away.expect("in the end", "out2 198.51.100.1")
-			if now := w.flows("198.51.100.2"); now != mine {
+			if now := w.flows("198.51.100.2", 80); now != mine || mine == "" {
 				t.Errorf("a flow to elsewhere was forgotten:\n%s\nbefore:\n%s", now, mine)
 			}
 		})
@@ -110,4 +111,39 @@ func TestConnectionsGoOn(t *testing.T) {
 	if got := w.at["out1"].ask("tcp", "192.0.2.1:8181", soon); got != "refused" {
 		t.Errorf("a new one: %s", got)
 	}
+}
+
+// FuzzParseFlow: whatever the kernel says, it is a flow or it is not.
+func FuzzParseFlow(f *testing.F) {
+	f.Add([]byte{2, 0, 0, 0})
+	f.Add([]byte{2, 0, 0, 0, 52, 0, 1, 128, 20, 0, 1, 128, 8, 0, 1, 0, 10, 0, 0, 1, 8, 0, 2, 0, 10, 0, 0, 2, 28, 0, 2, 128, 5, 0, 1, 0, 17, 0, 0, 0,
+		6, 0, 2, 0, 0, 1, 0, 0, 6, 0, 3, 0, 0, 2, 0, 0})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if flow, ok := parseFlow(data); ok && (!flow.asked.IsValid() || !flow.answers.IsValid()) {
+			t.Errorf("%x is %+v", data, flow)
+		}
+	})
+}
+
+// BenchmarkForget is a port of UDP published and unpublished, while there are ten thousand flows.
+func BenchmarkForget(b *testing.B) {
+	w := newHost(b)
+	tab := w.table()
+	w.must(tab.Apply(Wanted{Networks: networks()}))
+	w.do(func() {
+		c, err := net.ListenPacket("udp", "127.0.0.1:0")
+		w.must(err)
+		defer c.Close()
+		for i := range 10000 {
+			c.WriteTo([]byte("x"), &net.UDPAddr{IP: net.IPv4(127, 0, byte(i>>8), byte(i)), Port: 2000})
+		}
+	})
+	var took []time.Duration
+	for b.Loop() {
+		start := time.Now()
+		w.must(tab.Apply(Wanted{Networks: networks(), Ports: publish("0.0.0.0:53", "10.1.0.2:53", "bra")[1:]}))
+		w.must(tab.Apply(Wanted{Networks: networks()}))
+		took = append(took, time.Since(start))
+	}
+	reportMedian(b, took)
 }

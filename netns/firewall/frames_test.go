@@ -146,21 +146,40 @@ func checksum(b []byte) uint16 {
 	return ^uint16(sum)
 }
 
-// flows lists the flows to an address by their ports.
-func (p *place) flows(to string) string {
+// flows lists the flows to an address and port of UDP.
+func (p *place) flows(to string, port uint16) string {
 	p.t.Helper()
-	h, err := handle(int(p.ns.Fd()))
+	conn, err := dial(int(p.ns.Fd()))
 	p.must(err)
-	defer h.Close()
-	list, err := h.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
+	defer conn.Close()
+	list, err := udpFlows(conn, unix.AF_INET, port)
 	p.must(err)
 	out := ""
 	for _, f := range list {
-		if f.Forward.DstIP.String() == to {
-			out += fmt.Sprintln(f.Forward.SrcPort, f.Forward.DstPort, f.TimeStart, f.Reverse.DstPort)
+		if f.asked.Port() != port {
+			p.t.Errorf("a flow to %v was listed for port %d", f.asked, port)
+		}
+		if f.asked.Addr().String() == to {
+			out += fmt.Sprintf("%x\n", f.raw[4:100]) // with its addresses and ports, without its age
 		}
 	}
 	return out
+}
+
+// reset sends the reset of a connection that never was.
+func (p *place) reset(to string) {
+	p.t.Helper()
+	p.do(func() {
+		network := "ip4:tcp"
+		if netip.MustParseAddr(to).Is6() {
+			network = "ip6:tcp"
+		}
+		c, err := net.Dial(network, to)
+		p.must(err)
+		defer c.Close()
+		_, err = c.Write([]byte{0x12, 0x34, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 5 << 4, 1 << 2, 0, 0, 0, 0, 0, 0})
+		p.must(err)
+	})
 }
 
 // taken takes an address and says whether the kernel finds that somebody has it.
@@ -184,20 +203,4 @@ func (p *place) taken(address string) bool {
 		}
 	}
 	return false
-}
-
-// reset sends the reset of a connection that never was.
-func (p *place) reset(to string) {
-	p.t.Helper()
-	p.do(func() {
-		network := "ip4:tcp"
-		if netip.MustParseAddr(to).Is6() {
-			network = "ip6:tcp"
-		}
-		c, err := net.Dial(network, to)
-		p.must(err)
-		defer c.Close()
-		_, err = c.Write([]byte{0x12, 0x34, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 5 << 4, 1 << 2, 0, 0, 0, 0, 0, 0})
-		p.must(err)
-	})
 }

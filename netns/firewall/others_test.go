@@ -56,7 +56,8 @@ table inet firewalld {
 	}
 }`
 
-func (w world) others2(t *testing.T, rules string) {
+// load loads what somebody else has.
+func (w world) load(t *testing.T, rules string) {
 	t.Helper()
 	switch rules {
 	case "docker":
@@ -74,7 +75,7 @@ func TestOthersAreLeftAlone(t *testing.T) {
 	for _, rules := range []string{"docker", "firewalld"} {
 		t.Run(rules, func(t *testing.T) {
 			w := newHost(t)
-			w.others2(t, rules)
+			w.load(t, rules)
 			before := w.others()
 			same := func(when string) {
 				t.Helper()
@@ -114,7 +115,7 @@ func TestObstacles(t *testing.T) {
 		w := newHost(t)
 		tab := w.table()
 		w.must(tab.Apply(Wanted{Networks: networks(), Ports: ports(), Guarded: []string{"up0"}}))
-		w.others2(t, rules)
+		w.load(t, rules)
 		got, err := obstaclesIn(int(w.ns.Fd()))
 		if err != nil || !slices.Equal(got, want) {
 			t.Errorf("%s: got %q (%v), wanted %q", rules, got, err, want)
@@ -138,13 +139,14 @@ func TestBesideOthers(t *testing.T) {
 	for _, first := range []string{"ours", "theirs"} {
 		for _, rules := range []string{"docker", "firewalld"} {
 			t.Run(rules+", "+first+" first", func(t *testing.T) {
+				t.Parallel()
 				w := newWorld(t)
 				add := ports()
 				add = append(add, publish("0.0.0.0:8090", "10.1.0.3:80", "bra")...)
 				if first == "ours" {
 					w.must(w.table().Apply(Wanted{Networks: networks(), Ports: add}))
 				}
-				w.others2(t, rules)
+				w.load(t, rules)
 				if first == "theirs" {
 					w.must(w.table().Apply(Wanted{Networks: networks(), Ports: add}))
 				}

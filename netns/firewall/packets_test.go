@@ -3,6 +3,7 @@ package firewall
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -12,17 +13,21 @@ import (
 // question is who asks whom, and what comes back: who answered, and who they saw; "nothing" and "refused".
 type question struct{ from, to, want string }
 
+// questions asks them all at once: for most one waits.
 func (w world) questions(list []question) {
 	w.t.Helper()
+	var asked sync.WaitGroup
 	for _, q := range list {
-		w.expect(q.from, q.to, q.want)
+		asked.Go(func() { w.expect(q) })
 	}
+	asked.Wait()
 }
 
 // both runs a test with frames within a bridge going through the chains, as br_netfilter has them, and without.
 func both(t *testing.T, test func(t *testing.T, w world)) {
 	for _, nf := range []string{"1", "0"} {
 		t.Run("bridge-nf="+nf, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t)
 			w.sysctl("bridge/bridge-nf-call-iptables", nf)
 			w.sysctl("bridge/bridge-nf-call-ip6tables", nf)
@@ -35,7 +40,6 @@ func both(t *testing.T, test func(t *testing.T, w world)) {
 // connection, for which there is no NAT, does not leave at all.
 func TestOut(t *testing.T) {
 	both(t, func(t *testing.T, w world) {
-		w.t = t
 		w.wantedTable()
 		seen := w.capture("up0", "up1")
 		w.questions([]question{
@@ -45,6 +49,8 @@ func TestOut(t *testing.T) {
 			{"b1", "[2001:db8:2::2]:80", "out2 2001:db8:2::1"},
 			{"n1", "192.0.2.2:80", "out1 10.4.0.2"},
 			{"n1", "[2001:db8:1::2]:80", "out1 fd04::2"},
+			{"a1", "192.0.2.2:8080", "refused"}, // a port that is published here
+			{"host", "[2001:db8:1::2]:8080", "refused"},
 		})
 		w.at["a1"].reset("192.0.2.2")
 		w.at["a1"].reset("2001:db8:1::2")
@@ -59,7 +65,6 @@ func TestOut(t *testing.T) {
 // TestPublished: a client reaches a published port by the addresses that it is published on, and is seen as who it is.
 func TestPublished(t *testing.T) {
 	both(t, func(t *testing.T, w world) {
-		w.t = t
 		w.wantedTable()
 		w.questions([]question{
 			{"out1", "192.0.2.1:8080", "a1 192.0.2.2"},
@@ -79,7 +84,6 @@ func TestPublished(t *testing.T) {
 // TestFromHost: the machine itself reaches published ports by its addresses, 127.0.0.1 among them, and every container directly.
 func TestFromHost(t *testing.T) {
 	both(t, func(t *testing.T, w world) {
-		w.t = t
 		w.wantedTable()
 		w.questions([]question{
 			{"host", "127.0.0.1:8080", "a1 10.1.0.1"},
@@ -103,7 +107,6 @@ func TestFromHost(t *testing.T) {
 // TestHairpin: a container reaches its own published port, and another's, by any address of the host.
 func TestHairpin(t *testing.T) {
 	both(t, func(t *testing.T, w world) {
-		w.t = t
 		w.wantedTable()
 		w.questions([]question{
 			{"a1", "192.0.2.1:8080", "a1 10.1.0.1"},
@@ -126,7 +129,6 @@ func TestHairpin(t *testing.T) {
 // nothing between two containers.
 func TestApart(t *testing.T) {
 	both(t, func(t *testing.T, w world) {
-		w.t = t
 		w.wantedTable()
 		w.questions([]question{
 			{"a1", "10.1.0.3:80", "a2 10.1.0.2"},
@@ -143,6 +145,10 @@ func TestApart(t *testing.T) {
 			{"out1", "[fd01::2]:80", "nothing"},
 			{"out1", "10.4.0.2:80", "nothing"},
 		})
+		// The long way, by the gateway.
+		w.at["a2"].route("10.1.0.2/32", "10.1.0.1")
+		w.at["a2"].route("fd01::2/128", "fd01::1")
+		w.questions([]question{{"a2", "10.1.0.2:80", "a1 10.1.0.3"}, {"a2", "[fd01::2]:80", "a1 fd01::3"}})
 		// By TCP alone: a server of UDP on all addresses may answer with another.
 		if got := w.at["a1"].ask("tcp", "192.0.2.1:80", soon); got != "host 10.1.0.2" {
 			t.Errorf("a1 asked the machine itself: %s", got)
@@ -161,9 +167,8 @@ func TestApart(t *testing.T) {
 // TestInternal: on an internal network there is the bridge, and its gateway; no packet of it is seen anywhere else.
 func TestInternal(t *testing.T) {
 	both(t, func(t *testing.T, w world) {
-		w.t = t
 		w.wantedTable()
-		seen := w.capture("up0", "up1", "bra")
+		seen := w.capture("up0", "up1", "bra", "bri")
 		w.questions([]question{
 			{"i1", "10.3.0.3:80", "i2 10.3.0.2"},
 			{"i1", "[fd03::3]:80", "i2 fd03::2"},
@@ -192,8 +197,12 @@ func TestInternal(t *testing.T) {
 			t.Error("pings of the internal network")
 		}
 		for _, f := range seen() {
-			if f.from("10.3.0.0/24") || f.from("fd03::/64") {
+			inside := f.from("10.3.0.0/24") || f.from("fd03::/64")
+			if f.link != "bri" && inside {
 				t.Errorf("%s of the internal network was on %s", f, f.link)
+			}
+			if f.link == "bri" && !inside && f.source().IsValid() && !f.from("fe80::/10") && !f.from("::/128") {
+				t.Errorf("%s was on the internal network", f)
 			}
 		}
 	})
@@ -227,7 +236,6 @@ func TestLoopbackIsOurs(t *testing.T) {
 // TestSpoof: nothing comes out of a network with an address that is not one of its own.
 func TestSpoof(t *testing.T) {
 	both(t, func(t *testing.T, w world) {
-		w.t = t
 		w.wantedTable()
 		seen := w.capture("up0", "bra")
 		for _, a := range [][2]string{{"10.77.0.1", "192.0.2.2"}, {"10.2.0.9", "10.1.0.1"}, {"fd77::1", "2001:db8:1::2"}, {"192.0.2.9", "192.0.2.2"}} {
@@ -252,7 +260,6 @@ func TestSpoof(t *testing.T) {
 // TestGuard: a machine that forwards for our sake alone is no router for others, and other bridges on it work as before.
 func TestGuard(t *testing.T) {
 	both(t, func(t *testing.T, w world) {
-		w.t = t
 		tab := w.table()
 		for _, guarded := range [][]string{{"up0", "up1"}, nil} {
 			w.must(tab.Apply(Wanted{Networks: networks(), Ports: ports(), Guarded: guarded}))
@@ -271,13 +278,26 @@ func TestGuard(t *testing.T) {
 				{"f1", "[fd05::3]:80", "f2 fd05::2"},
 			})
 		}
+		// Neither of two links has to be guarded.
+		w.must(tab.Apply(Wanted{Networks: networks(), Guarded: []string{"up0"}}))
+		w.questions([]question{{"f1", "198.51.100.2:80", "nothing"}, {"out2", "10.5.0.2:80", "nothing"}})
 		// The link that is guarded may be a bridge itself, with machines on it.
 		w.must(tab.Apply(Wanted{Networks: networks(), Guarded: []string{"brf"}}))
+		seen := w.capture("brf", "brg")
 		w.questions([]question{
 			{"f1", "10.5.0.3:80", "f2 10.5.0.2"},
 			{"f1", "192.0.2.2:80", "nothing"},
 			{"f1", "10.1.0.2:80", "nothing"},
+			{"f1", "10.6.0.2:80", "nothing"},
+			{"g1", "10.5.0.2:80", "nothing"},
+			{"g1", "[fd05::2]:80", "nothing"},
+			{"g1", "10.6.0.3:80", "g2 10.6.0.2"},
 		})
+		for _, f := range seen() {
+			if f.link == "brg" && f.from("10.5.0.0/24") || f.link == "brf" && f.from("10.6.0.0/24") {
+				t.Errorf("%s was on %s", f, f.link)
+			}
+		}
 	})
 }
 
@@ -285,7 +305,6 @@ func TestGuard(t *testing.T) {
 // whether the one that it wants is taken.
 func TestNeighbours(t *testing.T) {
 	both(t, func(t *testing.T, w world) {
-		w.t = t
 		w.wantedTable()
 		for name, bridge := range map[string]string{"a1": "bra", "i1": "bri"} {
 			p := w.at[name]

@@ -158,6 +158,7 @@ var chains = []chain{
 			{"to elsewhere", all(link(in, 0), isIn(bridges), accept)},
 			{"a bridge's own frames", all(link(in, 0), link(out, 4), isIn(uplinks), isBridge(metaIIFKind), accept)},
 			{"forwards for us alone", all(link(in, 0), isIn(guarded), drop)},
+			{"forwards for us alone", all(link(out, 0), isIn(guarded), drop)},
 			{"another bridge's own frames", all(isBridge(metaIIFKind), isBridge(metaOIFKind), accept)},
 			{"this machine forwards for us alone", all(load(expr.MetaKeyNFPROTO, 0), isIn(guard), drop)},
 		},

@@ -195,6 +195,24 @@ func TestSubnetsOverlap(t *testing.T) {
 	}
 }
 
+// TestMany: more ports than fit into a message, and more messages than fit into a socket's usual buffer, are one transaction too.
+func TestMany(t *testing.T) {
+	w := newHost(t)
+	tab := w.table()
+	var many []Port
+	for i := range 20000 {
+		many = append(many, Port{Proto: "tcp", Host: netip.MustParseAddr("2001:db8:1::1"), Port: uint16(10000 + i),
+			To: netip.MustParseAddrPort("[fd01::2]:80"), Link: "bra"})
+	}
+	w.must(tab.Apply(Wanted{Networks: networks(), Ports: many[:1]}))
+	w.must(tab.Apply(Wanted{Networks: networks(), Ports: many}))
+	w.check(tab, true)
+	w.must(tab.replace(tab.held))
+	w.check(tab, true)
+	w.must(tab.Apply(Wanted{Networks: networks()}))
+	w.check(tab, true)
+}
+
 // tamper is what somebody else may do to our table, for nft.
 var tamper = map[string]string{
 	"flush everything":     "flush ruleset",
@@ -236,7 +254,6 @@ func (w world) change(what string) {
 func TestCheck(t *testing.T) {
 	w := newHost(t)
 	for name, what := range tamper {
-		w.t = t
 		tab := w.wantedTable()
 		w.check(tab, true)
 		before := w.listing()

@@ -35,6 +35,7 @@ func (w world) watch(t *testing.T, tab *Table) <-chan error {
 func TestRepair(t *testing.T) {
 	for name, what := range tamper {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			w := newHost(t)
 			tab := w.wantedTable()
 			before := w.contents()

@@ -182,7 +182,7 @@ func (p *place) plug(bridge, container string, addresses, gateways []string) *pl
 	return c
 }
 
-// world is a host with its networks: a and b are NATed, n is routed, i is internal, and f is a bridge of somebody else.
+// world is a host with its networks: a and b are NATed, n is routed, i is internal, and f and g are bridges of somebody else.
 type world struct {
 	*place
 	at map[string]*place
@@ -204,7 +204,7 @@ func newWorld(t testing.TB) world {
 		o.address("eth0", v4+"2/24", v6+"2/64")
 		o.route("", v4+"1", v6+"1")
 	}
-	for i, n := range []string{"a", "b", "i", "n", "f"} {
+	for i, n := range []string{"a", "b", "i", "n", "f", "g"} {
 		v4, v6 := fmt.Sprintf("10.%d.0.", i+1), fmt.Sprintf("fd0%d::", i+1)
 		host.bridge("br"+n, v4+"1/24", v6+"1/64")
 		for j := range 2 {
@@ -343,15 +343,14 @@ const (
 )
 
 // expect asks by TCP and UDP and compares the answers.
-func (w world) expect(from, to, want string) {
-	w.t.Helper()
+func (w world) expect(q question) {
 	patience := soon
-	if want == "nothing" {
+	if q.want == "nothing" {
 		patience = never
 	}
 	for _, network := range []string{"tcp", "udp"} {
-		if got := w.at[from].ask(network, to, patience); got != want {
-			w.t.Errorf("%s asked %s by %s: got %q, wanted %q", from, to, network, got, want)
+		if got := w.at[q.from].ask(network, q.to, patience); got != q.want {
+			w.t.Errorf("%s asked %s by %s: got %q, wanted %q", q.from, q.to, network, got, q.want)
 		}
 	}
 }

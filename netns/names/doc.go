@@ -25,8 +25,9 @@
 //
 //   - One goroutine reads each UDP socket, and answers for names of the network itself. At most half of the processors
 //     do that at a time, for all networks together.
-//   - Of an asker that exceeds its rate, the kernel drops all but every 64th datagram, by a filter on the socket, so that they neither
-//     cost the server much nor fill the socket's buffer, until what comes through says that it asks no more than it may.
+//   - Of an asker that exceeds its rate, or its share when there is more than can be read, the kernel drops all but every 64th datagram, by
+//     a filter on the socket, so that they neither cost the server much nor fill the socket's buffer, until what comes through
+//     says that it asks no more than it may.
 //   - A forward, and a TCP connection, takes a slot, or the query is dropped. Nobody can have more slots than are left for others.
 //   - Who is no member of the network (nothing in Reverse) shares one allotment with all others who are none: addresses are cheap.
 //   - Every read, write and exchange has its deadline; sizes are bounded before anything is parsed.

@@ -83,6 +83,8 @@ func TestIDs(t *testing.T) {
 		q.Id = 7
 		exchange(t, "udp", "", server, q)
 	}
+	mu.Lock()
+	defer mu.Unlock()
 	if len(ids) < 28 || len(ports) < 28 {
 		t.Errorf("of 30 queries: %d IDs, %d ports", len(ids), len(ports))
 	}

@@ -1,11 +1,16 @@
 package names
 
 import (
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"os/exec"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -25,26 +30,61 @@ func cpu(t testing.TB) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// flood sends a query from an address as fast as it can, and reads nothing, until stopped. It returns how many it sent.
-func flood(t testing.TB, from, server string, q *dns.Msg, stop <-chan struct{}) int {
-	c, err := dialer("udp", from, time.Second).Dial("udp", server)
+// flood makes a process of its own send a query from an address as fast as it can, and read nothing. In this process it would keep the resolver
+// from its processor, which no container can. stop returns how many it sent.
+func flood(t testing.TB, from, server, name string) (stop func() int) {
+	t.Helper()
+	c := exec.Command(os.Args[0], "-test.run=^TestFlooder$")
+	c.Env = append(os.Environ(), "FLOOD="+from+" "+server+" "+name)
+	in, err := c.StdinPipe()
 	if err != nil {
-		t.Error(err)
-		return 0
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	c.Stdout = &out
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return sync.OnceValue(func() (n int) {
+		in.Close()
+		if err := c.Wait(); err != nil {
+			t.Error(err)
+		}
+		fmt.Sscan(out.String(), &n)
+		return n
+	})
+}
+
+// TestFlooder is the other process.
+func TestFlooder(t *testing.T) {
+	args := strings.Fields(os.Getenv("FLOOD"))
+	if len(args) != 3 {
+		t.Skip("a part of TestFlood")
+	}
+	c, err := dialer("udp", args[0], time.Second).Dial("udp", args[1])
+	if err != nil {
+		t.Fatal(err)
 	}
 	defer c.Close()
-	b, _ := q.Pack()
+	over := make(chan struct{})
+	go func() {
+		os.Stdin.Read(make([]byte, 1))
+		close(over)
+	}()
+	b, _ := question(args[2], dns.TypeA).Pack()
 	for n := 0; ; n++ {
 		select {
-		case <-stop:
-			return n
+		case <-over:
+			fmt.Println(n)
+			return
 		default:
 			c.Write(b)
 		}
 	}
 }
 
-// asks asks n times, one after the other, and returns how long each took, sorted; a query without an answer is an error.
+// asks asks n times, one after the other, and returns how long each took, sorted. A query without an answer is asked again after two seconds, which
+// may happen once: when a flood begins while this process has no processor, nobody is muted yet and the socket's buffer is everybody's.
 func asks(t testing.TB, from, server, name string, n int) []time.Duration {
 	t.Helper()
 	c, err := dialer("udp", from, time.Second).Dial("udp", server)
@@ -55,13 +95,18 @@ func asks(t testing.TB, from, server, name string, n int) []time.Duration {
 	b, _ := question(name, dns.TypeA).Pack()
 	reply := make([]byte, 512)
 	var took []time.Duration
-	for i := range n {
-		b[0], b[1] = byte(i>>8), byte(i)
+	lost := 0
+	for len(took) < n {
+		binary.BigEndian.PutUint16(b, uint16(len(took)))
 		began := time.Now()
 		c.Write(b)
-		c.SetReadDeadline(began.Add(3 * time.Second))
+		c.SetReadDeadline(began.Add(2 * time.Second))
 		if _, err := c.Read(reply); err != nil || reply[0] != b[0] || reply[1] != b[1] {
-			t.Fatalf("query %d: %v", i, err)
+			if lost++; lost > 1 || !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Fatalf("query %d: %v", len(took), err)
+			}
+			t.Logf("query %d was lost", len(took))
+			continue
 		}
 		took = append(took, time.Since(began))
 		time.Sleep(time.Millisecond)
@@ -74,16 +119,11 @@ func asks(t testing.TB, from, server, name string, n int) []time.Duration {
 func TestFlood(t *testing.T) {
 	u := serveUpstream(t, echo)
 	slow := serveUpstream(t, func(dns.ResponseWriter, *dns.Msg) {})
-	for _, c := range []struct {
-		what string
-		q    *dns.Msg
-		own  string
-		from []string
-	}{
-		{"own names", question("web", dns.TypeA), "web", []string{"127.0.0.2"}},
-		{"names that nobody answers", question("silent.example.org", dns.TypeA), "web", []string{"127.0.0.2"}},
-		{"names that nobody answers, forwards", question("silent.example.org", dns.TypeA), "example.org", []string{"127.0.0.2"}},
-		{"strangers", question("web", dns.TypeA), "web", []string{"127.1.0.2", "127.1.0.3"}},
+	for _, c := range []struct{ what, floods, own, from string }{
+		{"own names", "web", "web", "127.0.0.2"},
+		{"names that nobody answers", "silent.example.org", "web", "127.0.0.2"},
+		{"names that nobody answers, forwards", "silent.example.org", "example.org", "127.0.0.2"},
+		{"strangers", "web", "web", "127.1.0.2 127.1.0.3"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			servers := func(asker netip.Addr) []netip.AddrPort {
@@ -95,37 +135,44 @@ func TestFlood(t *testing.T) {
 			before := runtime.NumGoroutine()
 			r, server := start(t, Config{Upstream: list(u), Servers: servers})
 			calm := asks(t, "127.0.0.3", server, c.own, 50)
-			stop, sent := make(chan struct{}), atomic.Int64{}
-			var floods sync.WaitGroup
-			for _, from := range c.from {
-				floods.Go(func() { sent.Add(int64(flood(t, from, server, c.q, stop))) })
+			var floods []func() int
+			for _, from := range strings.Fields(c.from) {
+				stop := flood(t, from, server, c.floods)
+				defer stop()
+				floods = append(floods, stop)
 			}
-			end := sync.OnceFunc(func() { close(stop); floods.Wait() })
-			defer end()
-			began, peak := time.Now(), atomic.Int64{}
-			floods.Go(func() {
-				for {
+			eventually(t, "no flood", func() bool { return r.asked.Load() > 60 })
+			began, over, peak := time.Now(), make(chan struct{}), make(chan int)
+			go func() {
+				for n := 0; ; n = max(n, runtime.NumGoroutine()-before) {
 					select {
-					case <-stop:
+					case <-over:
+						peak <- n
 						return
 					case <-time.After(5 * time.Millisecond):
-						peak.Store(max(peak.Load(), int64(runtime.NumGoroutine()-before)))
 					}
 				}
-			})
+			}()
+			used := cpu(t)
 			took := asks(t, "127.0.0.3", server, c.own, 500)
-			end()
-			s, during := r.Stats(), time.Since(began)
-			t.Logf("calm p50 %v; flood %.0f/s: p50 %v p99 %v max %v; %d goroutines; %+v", calm[25], float64(sent.Load())/during.Seconds(),
-				took[250], took[495], took[499], peak.Load(), s)
+			during := time.Since(began)
+			used = cpu(t) - used
+			close(over)
+			most, sent := <-peak, 0
+			for _, stop := range floods {
+				sent += stop()
+			}
+			s := r.Stats()
+			t.Logf("calm p50 %v; flood %.0f/s: p50 %v p99 %v max %v; %.0f %% of a processor, %d goroutines; %+v", calm[25], float64(sent)/during.Seconds(),
+				took[250], took[495], took[499], 100*used.Seconds()/during.Seconds(), most, s)
 			if took[495] > 200*time.Millisecond {
 				t.Errorf("p99 is %v", took[495])
 			}
-			// Two goroutines of the resolver, those of the test, and the forwards of one asker.
-			if n := peak.Load(); n > 2+10+int64(r.config.Limits.ForwardsEach) {
-				t.Errorf("%d goroutines", n)
+			// Two goroutines of the resolver, those of the test, the forwards of one asker, and for a moment those of the server they ask.
+			if most > 2+10+2*r.config.Limits.ForwardsEach {
+				t.Errorf("%d goroutines", most)
 			}
-			if limit := uint64(float64(r.config.Limits.Rate)*during.Seconds()*1.1) + uint64(2*r.config.Limits.Burst); s.Asked > limit {
+			if limit := uint64(float64(r.config.Limits.Rate)*during.Seconds()*1.1) + uint64(2*r.config.Limits.Burst) + 550; s.Asked > limit {
 				t.Errorf("%d queries were taken, in %v", s.Asked, during)
 			}
 			r.Close()
@@ -144,29 +191,27 @@ func TestMuted(t *testing.T) {
 		}
 		defer c.Close()
 		b, _ := question("web", dns.TypeA).Pack()
+		sent := uint64(0)
 		send := func(n int) {
 			for range n {
 				c.Write(b)
 			}
-			time.Sleep(10 * time.Millisecond)
+			sent += uint64(n)
+			eventually(t, "not read", func() bool { s := r.Stats(); return s.Asked+s.Dropped == sent })
 		}
 		send(200)
 		read := r.dropped.Load() + r.asked.Load()
 		for end := time.Now().Add(2 * muteTime); time.Now().Before(end); {
 			send(1000)
 		}
-		s := r.Stats()
-		all := s.Asked + s.Dropped - 200
+		all := sent - 200
 		if again := r.dropped.Load() + r.asked.Load() - read; again > all/thinning*3/2 || again < all/thinning/2 {
 			t.Errorf("%s: of %d datagrams of a muted asker %d were read", server, all, again)
-		}
-		if all%1000 != 0 {
-			t.Errorf("%s: %+v", server, s)
 		}
 		if server != "::1" { // it is the only address there
 			exchange(t, "udp", "127.0.0.3", at, question("web", dns.TypeA))
 		}
-		time.Sleep(2*muteTime + 50*time.Millisecond)
+		time.Sleep(4 * muteTime)
 		if again := r.asked.Load(); len(asks(t, "", at, "web", 20)) != 20 || r.asked.Load() != again+20 {
 			t.Errorf("%s: still muted", server)
 		}
@@ -200,12 +245,12 @@ func TestFilter(t *testing.T) {
 				if err := attach(r.udp[0].raw, program(family.server == "::1", list)); err != nil {
 					t.Fatal(err)
 				}
-				before := r.asked.Load()
+				before := r.Stats()
 				for range 500 {
 					c.Write(b)
 				}
-				time.Sleep(30 * time.Millisecond)
-				if got := r.asked.Load() - before; mine && (got == 0 || got > 4*want) || !mine && got != want {
+				eventually(t, "not read", func() bool { s := r.Stats(); return s.Asked+s.Dropped == before.Asked+before.Dropped+500 })
+				if got := r.asked.Load() - before.Asked; mine && (got == 0 || got > 4*want) || !mine && got != want {
 					t.Errorf("%s, %d of a list, among them %v: %d of 500", family.server, n, mine, got)
 				}
 			}

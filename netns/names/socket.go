@@ -26,7 +26,7 @@ func listenUDP(r *Resolver, at netip.AddrPort) (*udp, error) {
 		conn.Close()
 		return nil, err
 	}
-	u := &udp{r: r, at: at, conn: conn, raw: raw, six: at.Addr().Is6()}
+	u := &udp{r: r, at: at, conn: conn, raw: raw, six: at.Addr().Is6(), shares: map[netip.Addr]int{}}
 	u.filter()
 	announce(at, 1)
 	return u, nil
@@ -128,20 +128,23 @@ func attach(raw syscall.RawConn, code []unix.SockFilter) (err error) {
 	return err
 }
 
-// drops is the index of the dropped datagrams in what SO_MEMINFO returns, linux/sock_diag.h.
-const drops = 8
+// memory is what SO_MEMINFO tells of a socket, as linux/sock_diag.h numbers it.
+type memory [9]uint32
 
-// socketDrops returns how many datagrams the kernel dropped on a socket, by its filter or for want of room.
-func socketDrops(raw syscall.RawConn) uint64 {
-	var info [drops + 1]uint32
-	var errno syscall.Errno
-	err := raw.Control(func(fd uintptr) {
-		size := uint32(unsafe.Sizeof(info))
-		_, _, errno = unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
-			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+func socketMemory(raw syscall.RawConn) (m memory) {
+	size := uint32(unsafe.Sizeof(m))
+	// A socket that is closed has none.
+	_ = raw.Control(func(fd uintptr) {
+		_, _, _ = unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO, uintptr(unsafe.Pointer(&m)), uintptr(unsafe.Pointer(&size)), 0)
 	})
-	if err != nil || errno != 0 {
-		return 0
-	}
-	return uint64(info[drops])
+	return m
 }
+
+// drops is how many datagrams the kernel dropped, by the filter or for want of room.
+func (m memory) drops() uint64 { return uint64(m[8]) }
+
+// waiting says that there is something to read.
+func (m memory) waiting() bool { return m[0] > 0 }
+
+// crowded says that an eighth of the buffer waits to be read.
+func (m memory) crowded() bool { return m[0] > m[1]/8 }

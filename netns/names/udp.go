@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// udp is the datagram socket of one address. One goroutine reads it, and owns muted.
+// udp is the datagram socket of one address. One goroutine reads it, and owns what is not the socket.
 type udp struct {
 	r    *Resolver
 	at   netip.AddrPort
@@ -21,8 +21,12 @@ type udp struct {
 	raw  syscall.RawConn
 	six  bool
 
-	muted []muted
-	lost  atomic.Uint64 // the kernel's count when the socket was closed
+	muted  []muted
+	shares map[netip.Addr]int // of the last datagrams
+	read   int                // how many these are
+
+	crowded bool          // when it was last looked at
+	lost    atomic.Uint64 // the kernel's count when the socket was closed
 }
 
 // muted is an asker of whom the kernel lets little through.
@@ -30,11 +34,13 @@ type muted struct {
 	addr  netip.Addr
 	until time.Time // when it is looked at again
 	came  int       // what came through since
+	quiet int       // periods in a row in which that was not too much
 }
 
 const (
-	muteTime  = 200 * time.Millisecond
-	mutedMax  = 32 // more than that are read and dropped; 32 of IPv6 are 400 instructions of filter
+	muteTime  = 250 * time.Millisecond
+	crowd     = 128 // datagrams between two looks at the buffer
+	mutedMax  = 32  // more than that are read and dropped; 32 of IPv6 are 400 instructions of filter
 	errorTime = 100 * time.Millisecond
 )
 
@@ -70,8 +76,10 @@ func (u *udp) query(s *scratch, b []byte, from netip.AddrPort) {
 	r, now := u.r, time.Now()
 	addr := from.Addr().Unmap().WithZone("")
 	a := r.asker(addr, now.UnixNano())
+	u.share(addr, now)
 	known := u.isMuted(addr)
-	if !r.may(a, now.UnixNano()) {
+	// While the buffer is full, what of a muted asker was in it already only keeps others waiting.
+	if known && u.crowded || !r.may(a, now.UnixNano()) {
 		r.dropped.Add(1)
 		if !known {
 			u.mute(addr, now)
@@ -125,6 +133,24 @@ func (u *udp) mute(addr netip.Addr, now time.Time) {
 	}
 }
 
+// share mutes whoever has more than an eighth of what is read while the buffer fills. On a busy machine the reader itself can be slower than the
+// rate of one asker.
+func (u *udp) share(addr netip.Addr, now time.Time) {
+	u.shares[addr]++
+	if u.read++; u.read < crowd {
+		return
+	}
+	if u.crowded = socketMemory(u.raw).crowded(); u.crowded {
+		for a, n := range u.shares {
+			if n > crowd/8 && !u.isMuted(a) {
+				u.mute(a, now)
+			}
+		}
+	}
+	u.read = 0
+	clear(u.shares)
+}
+
 // isMuted counts what comes through.
 func (u *udp) isMuted(addr netip.Addr) bool {
 	for i := range u.muted {
@@ -136,16 +162,25 @@ func (u *udp) isMuted(addr netip.Addr) bool {
 	return false
 }
 
-// unmute lets those through again who now ask no more than they may, by what came through. As long as one floods, there is so no
-// moment at which all of it arrives and fills the buffer.
+// unmute lets those through again who have asked no more than they may for two periods, by what came through. As long as one floods, there is so
+// no moment at which all of it arrives and fills the buffer, not even when its process, or this one, gets no processor for a while.
 func (u *udp) unmute(now time.Time) {
+	if socketMemory(u.raw).waiting() { // not all that came through has been counted
+		_ = u.conn.SetReadDeadline(now.Add(muteTime / 50))
+		return
+	}
 	allowed := u.r.config.Limits.Rate * int(muteTime/time.Millisecond) / 1000
 	still := u.muted[:0:0]
 	for _, m := range u.muted {
 		if m.until.After(now) {
 			still = append(still, m)
-		} else if m.came*thinning > allowed {
-			still = append(still, muted{addr: m.addr, until: now.Add(muteTime)})
+			continue
+		}
+		if m.quiet++; m.came*thinning > allowed {
+			m.quiet = 0
+		}
+		if m.quiet < 2 {
+			still = append(still, muted{addr: m.addr, until: now.Add(muteTime), quiet: m.quiet})
 		}
 	}
 	changed := len(still) != len(u.muted)
@@ -179,10 +214,10 @@ func (u *udp) wake() {
 	_ = u.conn.SetReadDeadline(first) // fails only on a closed socket
 }
 
-func (u *udp) kernelDrops() uint64 { return max(socketDrops(u.raw), u.lost.Load()) }
+func (u *udp) kernelDrops() uint64 { return max(socketMemory(u.raw).drops(), u.lost.Load()) }
 
 func (u *udp) close() {
-	u.lost.Store(socketDrops(u.raw))
+	u.lost.Store(socketMemory(u.raw).drops())
 	announce(u.at, -1)
 	u.conn.Close()
 }

@@ -39,12 +39,10 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -94,11 +92,9 @@ type Engine struct {
 
 	automatic *automatic // restarts, and starts of a mount
 	reapers   reapers
-	bounds    *bounds     // of logs
-	bells     *bells      // of sockets
-	hearing   atomic.Bool // the end of recovery has come
-	deafen    []string    // containers whose sockets the keeper holds for nothing; used up by recovery
-	looks     looks       // at roots
+	bounds    *bounds // of logs
+	ears      ears    // on sockets
+	looks     looks   // at roots
 
 	mu    sync.RWMutex
 	top   map[string]*container // guarded by mu
@@ -121,7 +117,7 @@ func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, err
 	if e.bounds, err = openBounds(o.Log); err != nil {
 		return nil, err
 	}
-	if e.bells, err = newBells(o.Log); err != nil {
+	if e.ears.bells, err = newBells(o.Log); err != nil {
 		return nil, err
 	}
 	name, err := e.store.instance(func() string { return strings.ToLower(rand.Text()[:8]) })
@@ -152,7 +148,7 @@ func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, err
 		account.Claims.Close()
 		e.watcher.Close()
 		e.bounds.close()
-		e.bells.close()
+		e.ears.bells.close()
 		e.store.close()
 		return nil, err
 	}
@@ -203,7 +199,7 @@ func (e *Engine) Close() {
 			}
 		}
 	}
-	e.bells.close()
+	e.ears.bells.close()
 	flushed, cancel := context.WithTimeout(context.Background(), flushLimit)
 	defer cancel()
 	if err := e.roots.Flush(flushed); err != nil {
@@ -495,17 +491,3 @@ func (c *container) anyAlive() bool {
 	}
 	return false
 }
-
-// probe finds out what this host offers, with a range of ids that is nobody's.
-func (e *Engine) probe() []engine.Feature {
-	var user []*os.File
-	first, err := e.ids.take()
-	if err == nil {
-		defer e.ids.give(first)
-		user, err = e.keeper.Namespaces(1, mapping(first), mapping(first), false)
-	}
-	return probe(e.host, e.roots, user, err)
-}
-
-// Features implements [engine.Engine].
-func (e *Engine) Features() []engine.Feature { return e.features() }

@@ -140,3 +140,19 @@ func exists(name, path, reason string) engine.Feature {
 	}
 	return engine.Feature{Name: name, Value: "yes"}
 }
+
+// probe finds out what this host offers, with a range of ids that is nobody's.
+func (e *Engine) probe() []engine.Feature {
+	var user []*os.File
+	first, err := e.ids.take()
+	if err == nil {
+		defer e.ids.give(first)
+		user, err = e.keeper.Namespaces(1, mapping(first), mapping(first), false)
+	}
+	return probe(e.host, e.roots, user, err)
+}
+
+// Features implements [engine.Engine]. What others may change at any moment is looked at each time.
+func (e *Engine) Features() []engine.Feature {
+	return append(slices.Clone(e.features()), networkFeatures(e.networks.host)...)
+}

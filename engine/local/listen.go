@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -29,6 +30,13 @@ import (
 type armed struct {
 	Opening bool       `json:"opening,omitempty"` // paths are being bound: it is not armed yet
 	Files   []sockFile `json:"files,omitempty"`   // of the sockets that have one
+}
+
+// ears are what the engine has for all of them.
+type ears struct {
+	bells   *bells
+	hearing atomic.Bool // the end of recovery has come: exits lead back to listening
+	idle    []string    // containers whose sockets the keeper holds for nothing; for recovery
 }
 
 // ear is what an armed container hears by.
@@ -156,7 +164,7 @@ func (c *container) hearken() {
 		if c.state == engine.Running && c.room(i) <= 0 { // it would ring on and on
 			continue
 		}
-		b, err := c.e.bells.hang(s, func() { c.e.automatic.do(c.answer) })
+		b, err := c.e.ears.bells.hang(s, func() { c.e.automatic.do(c.answer) })
 		if err != nil {
 			c.e.log.Error("a socket is not watched", "container", c.id, "socket", s.Name(), "err", err)
 			continue
@@ -173,7 +181,7 @@ func (c *container) wakeable() bool {
 // plug takes the bells down. c.mu is held.
 func (c *container) plug() {
 	for _, b := range c.ear.bells {
-		c.e.bells.take(b)
+		c.e.ears.bells.take(b)
 	}
 	c.ear.bells = nil
 	if c.ear.timer != nil {
@@ -289,7 +297,7 @@ func (c *container) relisten(x engine.Exit) {
 	c.hangUp()
 	before := c.ear.before
 	c.ear.before = nil
-	if !c.overheard() || !c.e.hearing.Load() { // the end of recovery sees to it
+	if !c.overheard() || !c.e.ears.hearing.Load() { // the end of recovery sees to it
 		return
 	}
 	c.rec.Stopped = byItself
@@ -396,18 +404,18 @@ func (e *Engine) recoverEars(account keeper.Account) {
 			continue
 		}
 		closeFiles(sockets)
-		e.deafen = append(e.deafen, id)
+		e.ears.idle = append(e.ears.idle, id)
 	}
 }
 
 // recoverListening goes on with what is armed and does not run. The keeper answers by now.
 func (e *Engine) recoverListening() {
-	for _, id := range e.deafen {
+	for _, id := range e.ears.idle {
 		if err := e.keeper.Listen(id, nil); err != nil {
 			e.log.Error("the keeper still holds sockets", "container", id, "err", err)
 		}
 	}
-	e.hearing.Store(true)
+	e.ears.hearing.Store(true)
 	for _, c := range e.byID {
 		if c.rec.Armed != nil && c.rec.Armed.Opening {
 			if err := errors.Join(bury(c.rec.Config.Listeners()), c.amend(func(r *record) { r.Armed = nil })); err != nil {

@@ -39,12 +39,10 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -95,11 +93,9 @@ type Engine struct {
 
 	automatic *automatic // restarts, and starts of a mount
 	reapers   reapers
-	bounds    *bounds     // of logs
-	bells     *bells      // of sockets
-	hearing   atomic.Bool // the end of recovery has come
-	deafen    []string    // containers whose sockets the keeper holds for nothing; used up by recovery
-	looks     looks       // at roots
+	bounds    *bounds // of logs
+	ears      ears    // on sockets
+	looks     looks   // at roots
 
 	mu    sync.RWMutex
 	top   map[string]*container // guarded by mu
@@ -122,7 +118,7 @@ func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, err
 	if e.bounds, err = openBounds(o.Log); err != nil {
 		return nil, err
 	}
-	if e.bells, err = newBells(o.Log); err != nil {
+	if e.ears.bells, err = newBells(o.Log); err != nil {
 		return nil, err
 	}
 	name, err := e.store.instance(func() string { return strings.ToLower(rand.Text()[:8]) })
@@ -159,7 +155,7 @@ func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, err
 		account.Claims.Close()
 		e.watcher.Close()
 		e.bounds.close()
-		e.bells.close()
+		e.ears.bells.close()
 		e.store.close()
 		return nil, err
 	}
@@ -212,7 +208,7 @@ func (e *Engine) Close() {
 		}
 	}
 	e.networks.close()
-	e.bells.close()
+	e.ears.bells.close()
 	flushed, cancel := context.WithTimeout(context.Background(), flushLimit)
 	defer cancel()
 	if err := e.roots.Flush(flushed); err != nil {
@@ -426,20 +422,4 @@ func (c *container) discard() error {
 		c.e.store.touch(c.e.store.path(c.id)) // that it is gone
 	}
 	return err
-}
-
-// probe finds out what this host offers, with a range of ids that is nobody's.
-func (e *Engine) probe() []engine.Feature {
-	var user []*os.File
-	first, err := e.ids.take()
-	if err == nil {
-		defer e.ids.give(first)
-		user, err = e.keeper.Namespaces(1, mapping(first), mapping(first), false)
-	}
-	return probe(e.host, e.roots, user, err)
-}
-
-// Features implements [engine.Engine]. What others may change at any moment is looked at each time.
-func (e *Engine) Features() []engine.Feature {
-	return append(slices.Clone(e.features()), networkFeatures(e.networks.host)...)
 }

@@ -2,11 +2,14 @@ package security
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -260,4 +263,59 @@ func TestTerminal(t *testing.T) {
 	must(t, i.Umount())
 	_, err = process.Wait()
 	must(t, err)
+}
+
+// A program that a connection has launched has the sockets that it is given, or its connection, and the log: no more than that.
+func TestDescriptorsOfListeners(t *testing.T) {
+	g := carelessly(t)
+	root := g.attacker("attacker")
+	path := g.Tmp + "/sock"
+	for _, c := range []struct{ style, want string }{
+		{"fds", "0 /dev/null;1 LOG;2 LOG;3 SOCKET;4 SOCKET;"},
+		{"inetd", "0 SOCKET;1 SOCKET;2 LOG;"},
+	} {
+		g.make("c", root, "hostile fds", "net.listen", fmt.Sprintf("unix %s %s\nunix %s2 %s", path, c.style, path, c.style))
+		g.Write("c/start", "1")
+		conn, err := net.Dial("unix", path)
+		must(t, err)
+		must(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
+		var text []byte
+		if c.style == "inetd" {
+			text, err = io.ReadAll(conn)
+			must(t, err)
+		} else {
+			test.Eventually(t, "it has said what it has", 10*time.Second, func() bool { return g.Read("c/exit") == "0" })
+			text = []byte(g.Read("c/log"))
+		}
+		conn.Close()
+		got := ""
+		for line := range strings.Lines(string(text)) {
+			fields := strings.Fields(line)
+			switch {
+			case strings.HasPrefix(fields[1], "socket:"):
+				fields[1] = "SOCKET"
+			case strings.HasSuffix(fields[1], "/log"):
+				fields[1] = "LOG"
+			}
+			if n := strings.Index(got, "4 SOCKET;"); c.style == "fds" && n >= 0 {
+				break // of a run that follows, since this one takes nothing
+			}
+			got += fields[0] + " " + fields[1] + ";"
+		}
+		if got != c.want {
+			t.Errorf("%s: the descriptors are %s, from\n%s", c.style, got, text)
+		}
+		g.Write("c/stop", "1")
+		g.Read("c/wait")
+		must(t, os.Remove(filepath.Join(g.Dir, "c")))
+	}
+	for name, pid := range g.processes() {
+		fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+		must(t, err)
+		listening, err := os.ReadFile("/proc/net/unix")
+		must(t, err)
+		if strings.Contains(string(listening), path) {
+			t.Errorf("something still listens; the %s has %d descriptors open", name, len(fds))
+		}
+	}
 }

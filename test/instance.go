@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -22,6 +21,7 @@ type Instance struct {
 	State  string
 	Run    string
 	Tmp    string // scratch
+	Netns  Netns  // where its commands run; empty for the tests' own
 
 	before Inventory
 }
@@ -74,7 +74,7 @@ var patience = Patiently(30 * time.Second)
 
 // Command runs ctrfs with these arguments. What it wrote to stderr becomes the error.
 func (i *Instance) Command(args ...string) error {
-	cmd := exec.Command(i.Binary, args...)
+	cmd := i.Netns.Command(append([]string{i.Binary}, args...)...)
 	// Files, not pipes: the processes that mount leaves behind must not keep us waiting for the end of a pipe, should they
 	// hold on to it. Their holding on is a fault, which the transcript mount.txt looks for.
 	stderr, err := os.CreateTemp(i.Tmp, "stderr")

@@ -2,6 +2,7 @@ package test
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -119,7 +120,9 @@ func differences(was, is string) (lines []string) {
 			lines = append(lines, fmt.Sprintf("%+d %s", n, strings.TrimSpace(line)))
 		}
 	}
-	slices.Sort(lines)
+	slices.SortFunc(lines, func(a, b string) int { // of a link that is left, the link before all of its settings
+		return cmp.Or(cmp.Compare(strings.Count(a, "/proc/"), strings.Count(b, "/proc/")), cmp.Compare(a, b))
+	})
 	return lines
 }
 
@@ -186,7 +189,7 @@ func NewWorld(t testing.TB) *World {
 			}
 		}
 		if left = append(left, differences(outside, w.Outside.state(t))...); len(left) > 0 {
-			t.Errorf("the network is not as it was:\n\t%s", strings.Join(left, "\n\t"))
+			t.Errorf("the network is not as it was:\n%s", indent(left))
 		}
 	})
 	return w

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -19,27 +20,34 @@ const mark = "ctrfs-escape"
 // address in place of a route, from its own address and from others.
 func escape(to []string) {
 	links, _ := net.Interfaces()
+	var all sync.WaitGroup
+	defer all.Wait()
 	for _, text := range to {
 		addr, err := netip.ParseAddr(text)
 		if err != nil {
 			fmt.Println(err)
 			continue
 		}
-		for _, network := range []string{"udp", "tcp"} {
-			for _, port := range []uint16{53, 80, 443, 9999} {
-				c, err := net.DialTimeout(network, netip.AddrPortFrom(addr, port).String(), 50*time.Millisecond)
-				if err != nil {
-					continue
-				}
-				c.Write([]byte(mark))
-				c.Close()
-			}
-		}
+		all.Go(func() { sockets(addr) })
 		raw(addr)
 		for _, l := range links {
 			if l.Flags&net.FlagLoopback == 0 {
 				frames(l, addr)
 			}
+		}
+	}
+}
+
+// sockets sends by those that every program may have.
+func sockets(addr netip.Addr) {
+	for _, network := range []string{"udp", "tcp"} {
+		for _, port := range []uint16{53, 80, 443, 9999} {
+			c, err := net.DialTimeout(network, netip.AddrPortFrom(addr, port).String(), 50*time.Millisecond)
+			if err != nil {
+				continue
+			}
+			c.Write([]byte(mark))
+			c.Close()
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"syscall"
+	"time"
 
 	"github.com/ctrfs/ctrfs/engine"
 	"github.com/ctrfs/ctrfs/netns"
@@ -227,16 +228,40 @@ func (n *network) rule() (r firewall.Network, ok bool) {
 // inStock is who has the addresses of quarters that nobody lives in yet.
 const inStock = "in stock"
 
+// leasePatience is how long a start waits for an address that something is just being made ready with, or was just taken from
+// the stock with, which takes some milliseconds.
+const leasePatience = 2 * time.Second
+
 // lease gives somebody an address of each subnet: those that are wanted, else those that it has had, else the next free ones.
 // Errors: EINVAL, EADDRINUSE, ENOSPC.
 func (n *network) lease(holder string, wanted, had []netip.Addr) (out []netip.Addr, err error) {
-	for _, a := range wanted {
-		if err := n.clear(holder, a); err != nil {
-			return nil, err
+	for end := time.Now().Add(leasePatience); ; time.Sleep(time.Millisecond) {
+		for _, a := range wanted {
+			if err := n.clear(holder, a); err != nil {
+				return nil, err
+			}
+		}
+		out, held, err := n.tryLease(holder, wanted, had)
+		if !held.IsValid() || err != nil {
+			return out, err
+		}
+		if time.Now().After(end) {
+			return nil, &engine.Error{Op: "start", File: "net", Value: n.name + " " + held.String(), Errno: syscall.EADDRINUSE,
+				Why: "something is being made ready with that address", Cure: "try again, or write another one"}
 		}
 	}
+}
+
+// tryLease is one attempt. held is an address that is wanted and that nobody can be made to give up at this moment: whoever makes
+// it ready, or has just taken it from the stock, believes that it is his.
+func (n *network) tryLease(holder string, wanted, had []netip.Addr) (out []netip.Addr, held netip.Addr, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	for _, a := range wanted {
+		if who := n.leases[a]; who != "" && who != holder {
+			return nil, a, nil
+		}
+	}
 	c := &n.rec.Config
 	for _, p := range c.Subnets {
 		a, ok := ofSubnet(wanted, p)
@@ -250,7 +275,7 @@ func (n *network) lease(holder string, wanted, had []netip.Addr) (out []netip.Ad
 			a, ok = n.next(p)
 		}
 		if !ok {
-			return nil, &engine.Error{Op: "start", File: "net", Value: n.name, Errno: syscall.ENOSPC, Why: "no address of " + p.String() + " is free",
+			return nil, netip.Addr{}, &engine.Error{Op: "start", File: "net", Value: n.name, Errno: syscall.ENOSPC, Why: "no address of " + p.String() + " is free",
 				Cure: "remove containers of that network, or give it a larger subnet"}
 		}
 		out = append(out, a)
@@ -258,7 +283,7 @@ func (n *network) lease(holder string, wanted, had []netip.Addr) (out []netip.Ad
 	for _, a := range out {
 		n.leases[a] = holder
 	}
-	return out, nil
+	return out, netip.Addr{}, nil
 }
 
 func ofSubnet(all []netip.Addr, p netip.Prefix) (netip.Addr, bool) {

@@ -32,7 +32,7 @@ type networks struct {
 	instance string
 	end      context.CancelFunc // of what watches the machine
 	watching sync.WaitGroup
-	lifting  background // of networks that a container is going to need
+	lifting  background // of networks that a container is going to need, and of what is slow to take away
 
 	mu  sync.Mutex                          // one network comes or goes at a time, and no container enters one meanwhile
 	all atomic.Pointer[map[string]*network] // replaced under mu, never changed

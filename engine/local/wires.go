@@ -23,6 +23,7 @@ type wire struct {
 	name      string // inside: eth0
 	index     int    // of the host's end; 0 for a macvlan, which has none
 	addresses []netip.Addr
+	bounded   bool // there may be a device of a rate, which does not go with the link
 }
 
 // connect makes a wire. The first one of each family that leads out is the way out.
@@ -53,7 +54,7 @@ func (n *network) connect(ns *os.File, name string, addresses []netip.Addr, firs
 	if err != nil {
 		return wire{}, &engine.Error{Op: "start", File: "net", Value: n.name, Errno: engine.Errno(err), Err: err}
 	}
-	return wire{n, name, index, addresses}, nil
+	return wire{n: n, name: name, index: index, addresses: addresses}, nil
 }
 
 // networksOf finds the networks of a configuration and brings them up.
@@ -124,6 +125,12 @@ func (c *container) wireUp(config *engine.Config, networks []*network, ns *os.Fi
 
 // unlease gives back the addresses of a start that failed, but for those that the container has anyway.
 func (c *container) unlease(wires []wire) {
+	c.mu.Lock()
+	pinned := c.pins[specs.NetworkNamespace] != nil
+	c.mu.Unlock()
+	if !pinned {
+		c.e.networks.unbound(wires)
+	}
 	for _, w := range wires {
 		c.mu.Lock()
 		had := c.rec.Leases[w.n.name]
@@ -135,10 +142,11 @@ func (c *container) unlease(wires []wire) {
 // bound applies net.rate.
 func (c *container) bound(config *engine.Config, wires []wire) error {
 	egress, ingress := config.Rates()
-	for _, w := range wires {
+	for i, w := range wires {
 		if egress == 0 && ingress == 0 {
 			continue
 		}
+		wires[i].bounded = true
 		if err := w.n.in.host.SetRate(w.index, uint64(egress), uint64(ingress)); err != nil {
 			return &engine.Error{Op: "bound", File: "net.rate", Errno: engine.Errno(err), Err: err}
 		}
@@ -154,7 +162,11 @@ func (c *container) rerate(old, next *engine.Config) error {
 		return nil
 	}
 	c.mu.Lock()
-	wires := c.wires
+	wires := slices.Clone(c.wires) // others may be looking at them
+	for i := range wires {
+		wires[i].bounded = true
+	}
+	c.wires = wires
 	c.mu.Unlock()
 	for i, w := range wires {
 		if err := w.n.in.host.SetRate(w.index, uint64(after[0]), uint64(after[1])); err != nil {
@@ -230,10 +242,25 @@ func (c *container) unwired() {
 	if c.pins[specs.NetworkNamespace] != nil {
 		return // others are in it
 	}
+	c.e.networks.unbound(c.wires)
 	for _, w := range c.wires {
 		w.n.zone.stale.Store(true)
 	}
 	c.wires = nil
+}
+
+// unbound removes the devices of rates, behind everybody's back, as it is slow.
+func (s *networks) unbound(wires []wire) {
+	for _, w := range wires {
+		if !w.bounded {
+			continue
+		}
+		s.lifting.Go(func() {
+			if err := s.host.Disconnect(w.index); err != nil {
+				s.e.log.Warn("the device of a rate stays", "network", w.n.name, "err", err)
+			}
+		})
+	}
 }
 
 // giveLeases gives back all addresses of a container that is removed. c.mu is held.
@@ -258,7 +285,7 @@ func (c *container) wiresOf(config *engine.Config, ns *os.File) (wires []wire, e
 		if n == nil || at < 0 {
 			continue
 		}
-		w := wire{n: n, name: links[at].Name, index: links[at].Peer}
+		w := wire{n: n, name: links[at].Name, index: links[at].Peer, bounded: true} // by what was set before, as far as anybody knows
 		for _, p := range links[at].Addresses {
 			if _, ok := n.View().Config.Subnet(p.Addr()); ok {
 				w.addresses = append(w.addresses, p.Addr())

@@ -17,7 +17,7 @@ type Bridge struct {
 	Alias    string         // whose it is: "ctrfs INSTANCE NETWORK". A link of that name with another alias is not ours
 	Gateways []netip.Prefix // addresses of the bridge, with the lengths of the subnets, IPv4 and IPv6
 	MTU      int            // 0 is 1500
-	Internal bool           // what comes in by the bridge is not forwarded; what comes in elsewhere is the firewall's
+	Internal bool           // what comes in by it is not forwarded. What comes in elsewhere is the firewall's, and IPv6 on a router
 }
 
 const mtuDefault = 1500

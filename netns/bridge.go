@@ -98,8 +98,9 @@ func (b Bridge) ours(l link) error {
 	return nil
 }
 
-// create makes the bridge, down. It filters no VLANs, which is the default, and said to a kernel without them is an error. No spanning tree and no delay before a port forwards: containers do not form loops. Snooping would
-// keep multicast from ports that did not ask, at the price of a querier that is not there.
+// create makes the bridge, down. No spanning tree and no delay before a port forwards: containers do not form loops. Snooping would keep
+// multicast from ports that did not ask, at the price of a querier that is not there. It filters no VLANs, which is the default; to say
+// so is an error to a kernel that cannot.
 func (b Bridge) create() *nl.NetlinkRequest {
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("bridge"))

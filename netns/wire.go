@@ -84,6 +84,7 @@ func (h *Host) Connect(ns *os.File, w Wire) (index int, err error) {
 	return index, nil
 }
 
+// veth is Connect to a bridge.
 func (h *Host) veth(ns *os.File, w Wire) (index int, err error) {
 	if !linkName(w.Host) || !strings.HasPrefix(w.Host, Prefix) {
 		return 0, fmt.Errorf("link %q on the host: %w", w.Host, unix.EINVAL)
@@ -95,7 +96,7 @@ func (h *Host) veth(ns *os.File, w Wire) (index int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("bridge: %w", err)
 	}
-	return index, h.with(func(s *socket) error {
+	err = h.with(func(s *socket) error {
 		if err := s.do(w.pair(bridge, int(ns.Fd()))); err != nil {
 			return fmt.Errorf("make a veth: %w", err)
 		}
@@ -117,6 +118,7 @@ func (h *Host) veth(ns *os.File, w Wire) (index int, err error) {
 		}
 		return nil
 	})
+	return index, err
 }
 
 // operDormant is IF_OPER_DORMANT of RFC 2863.

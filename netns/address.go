@@ -134,12 +134,12 @@ func address(kind, flags, index int, p netip.Prefix) *nl.NetlinkRequest {
 // duplicate address detection the kernel finishes them in the background, and needs RTNL for it; a packet before that is sent on to the
 // neighbours. It is no error if it takes longer.
 func (s *socket) usable(addresses []netip.Prefix) error {
-	left := 10 * time.Millisecond
+	left := settleMost
 	for _, p := range addresses {
 		if !p.Addr().Is6() {
 			continue
 		}
-		for wait := 50 * time.Microsecond; ; wait *= 2 {
+		for ; ; left -= settleStep {
 			there, err := s.local(p.Addr())
 			if err != nil {
 				return err
@@ -147,8 +147,7 @@ func (s *socket) usable(addresses []netip.Prefix) error {
 			if there || left <= 0 {
 				break
 			}
-			time.Sleep(wait)
-			left -= wait
+			time.Sleep(settleStep)
 		}
 	}
 	return nil

@@ -17,7 +17,7 @@ type Bridge struct {
 	Alias    string         // whose it is: "ctrfs INSTANCE NETWORK". A link of that name with another alias is not ours
 	Gateways []netip.Prefix // addresses of the bridge, with the lengths of the subnets, IPv4 and IPv6
 	MTU      int            // 0 is 1500
-	Internal bool           // what comes in by the bridge is not forwarded; what comes in elsewhere is the firewall's
+	Internal bool           // what comes in by it is not forwarded. What comes in elsewhere is the firewall's, and IPv6 on a router
 }
 
 const mtuDefault = 1500
@@ -98,8 +98,9 @@ func (b Bridge) ours(l link) error {
 	return nil
 }
 
-// create makes the bridge, down. It filters no VLANs, which is the default, and said to a kernel without them is an error. No spanning tree and no delay before a port forwards: containers do not form loops. Snooping would
-// keep multicast from ports that did not ask, at the price of a querier that is not there.
+// create makes the bridge, down. No spanning tree and no delay before a port forwards: containers do not form loops. Snooping would keep
+// multicast from ports that did not ask, at the price of a querier that is not there. It filters no VLANs, which is the default; to say
+// so is an error to a kernel that cannot.
 func (b Bridge) create() *nl.NetlinkRequest {
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("bridge"))

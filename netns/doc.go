@@ -39,7 +39,7 @@
 // ip_forward is somebody else's to switch on: it makes a router of the machine, for every link. Linux looks at the flag of the link
 // that a packet comes in by, so [Host.Apply] sets that of the bridge, and [Host.Uplinks] those of the links that answers come in by. A
 // packet from there could then be sent on to any other link, which nobody asked for: the links that Uplinks names are to be guarded by
-// the firewall. For IPv6 there is such a flag since Linux 6.17, force_forwarding; before, IPv6 leaves a bridge only if the host is a
+// the firewall, which has to know them before: [Host.Intended]. For IPv6 there is such a flag since Linux 6.17, force_forwarding; before, IPv6 leaves a bridge only if the host is a
 // router for IPv6 already, see [Host.Forwarding]. [Host.Restore] puts back what was there before.
 //
 // Bridges have route_localnet, without which a port published on 127.0.0.1 does not work. With it a container could send packets to
@@ -49,8 +49,9 @@
 //
 // [Host.SetRate] shapes on the host's end, where the container cannot undo it. What a container receives leaves the host's end, and waits
 // there in a token bucket. What it sends comes in by it, where nothing can wait: it is led through an ifb device, and waits in that one's
-// bucket. Dropping it instead (a police action) needs no device, but makes TCP crawl, and fewer kernels have it than have ifb. The
-// device is the one thing that outlives a wire: [Host.Disconnect] removes it, and [Host.Sweep] those that a crash left.
+// bucket. Dropping it instead (matchall and police) needs no device, but takes the bursts of TCP for too much, and not every kernel that
+// can do the one can do the other. The device is the one thing that outlives a wire: [Host.Disconnect] removes it, and [Host.Sweep]
+// those that a crash left.
 //
 // # Threads
 //
@@ -62,6 +63,18 @@
 // Whatever changes a link takes the kernel's one lock for networks, RTNL. Removing a link holds it for tens of milliseconds, and so
 // does the end of a namespace with a link in it: neither belongs on the way of somebody who waits. Requests go to the kernel in
 // batches, and what can be asked without that lock is.
+//
+// Two things the kernel finishes in the background, and takes the lock for it: a veth of which the other end came up, and IPv6 addresses.
+// Packets before that are lost, so Apply, Connect and Readdress wait for it, for at most ten milliseconds; see [Wire.NoWait].
+//
+// # Example
+//
+//	host, err := netns.OpenHost()
+//	_, err = host.Apply(netns.Bridge{Link: "ctrfs0", Alias: "ctrfs main blue", Gateways: gateways}) // 10.88.0.1/24
+//	end, err := host.Connect(ns, netns.Wire{Name: "eth0", Bridge: "ctrfs0", Host: "ctrfsv1",
+//		Addresses: addresses, Gateways: []netip.Addr{gateway}}) // 10.88.0.2/24, 10.88.0.1
+//	err = host.SetRate(end, 10<<20, 0)
+//	err = host.Disconnect(end) // later, in the background
 //
 // Errors keep the errno of the kernel, and its sentence if it gave one.
 package netns

@@ -65,9 +65,22 @@ func (f Flags) Guarded(now Forwarding) (four, six []string) {
 // is what an earlier call returned; what it returns now replaces that, also if there is an error. A link that has no routes any more
 // is put back. One on which somebody else turned forwarding on is left alone, and all are if the host is a router.
 //
-// Guarded is for IPv4; [Flags.Guarded] has both. It is to be in place before: the list of a call can be guarded, and Uplinks called
-// again.
+// Guarded is for IPv4; [Flags.Guarded] has both. Before, call [Host.Intended].
 func (h *Host) Uplinks(previous Flags) (now Flags, guarded []string, err error) {
+	return h.turnUplinks(previous, sysctl)
+}
+
+// Intended returns the Flags that Uplinks would return now, and changes nothing. Whoever keeps those, and has the firewall guard the links
+// in them, before Uplinks is called, loses no flag in a crash, and never forwards for anybody else.
+func (h *Host) Intended(previous Flags) (Flags, error) {
+	flags, _, err := h.turnUplinks(previous, func(name, _ string) (string, error) { return sysctlNow(name) })
+	return flags, err
+}
+
+// setter is sysctl, or what reads only.
+type setter func(name, value string) (was string, err error)
+
+func (h *Host) turnUplinks(previous Flags, set setter) (now Flags, guarded []string, err error) {
 	now = previous
 	var four, six []string
 	err = h.with(func(s *socket) (err error) {
@@ -88,10 +101,10 @@ func (h *Host) Uplinks(previous Flags) (now Flags, guarded []string, err error) 
 		if f.IPv4 {
 			now.IPv4 = nil // whoever turned it on for all wrote over ours; whoever turns it off for all does so again
 		} else {
-			now.IPv4, err4 = forward4.turn(previous.IPv4, four)
+			now.IPv4, err4 = forward4.turn(previous.IPv4, four, set)
 		}
 		if !f.IPv6 {
-			now.IPv6, err6 = forward6.turn(previous.IPv6, six)
+			now.IPv6, err6 = forward6.turn(previous.IPv6, six, set)
 		}
 		guarded, _ = now.Guarded(f)
 		return errors.Join(err4, err6)
@@ -130,10 +143,10 @@ func (s *socket) uplinks(family int) ([]string, error) {
 }
 
 // turn turns a flag on for links, and off again for those that are none any more. It returns those for which it was off before us.
-func (s setting) turn(previous, links []string) (now []string, err error) {
+func (s setting) turn(previous, links []string, set setter) (now []string, err error) {
 	var errs []error
 	for _, l := range links {
-		was, err := sysctl(s.file(l), s.value)
+		was, err := set(s.file(l), s.value)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:
@@ -147,7 +160,7 @@ func (s setting) turn(previous, links []string) (now []string, err error) {
 	}
 	for _, l := range previous {
 		if !slices.Contains(links, l) {
-			if err := s.back(l); err != nil {
+			if err := s.back(l, set); err != nil {
 				errs, now = append(errs, err), append(now, l)
 			}
 		}
@@ -156,8 +169,8 @@ func (s setting) turn(previous, links []string) (now []string, err error) {
 }
 
 // back turns the flag off; a link that is gone is fine.
-func (s setting) back(link string) error {
-	_, err := sysctl(s.file(link), "0")
+func (s setting) back(link string, set setter) error {
+	_, err := set(s.file(link), "0")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -171,11 +184,11 @@ func (h *Host) Restore(flags Flags) error {
 		errs := []error{err}
 		if !f.IPv4 && err == nil {
 			for _, l := range flags.IPv4 {
-				errs = append(errs, forward4.back(l))
+				errs = append(errs, forward4.back(l, sysctl))
 			}
 		}
 		for _, l := range flags.IPv6 {
-			errs = append(errs, forward6.back(l))
+			errs = append(errs, forward6.back(l, sysctl))
 		}
 		return errors.Join(errs...)
 	})

@@ -67,7 +67,15 @@ func TestUplinks(t *testing.T) {
 		t.Errorf("%+v", f)
 	}
 	before := w.flags("uplink0")
+	intended, err := w.Intended(Flags{})
+	w.must(err)
+	if got := w.flags("uplink0"); got != before {
+		t.Errorf("an intention makes it %s", got)
+	}
 	flags, guarded, err := w.Uplinks(Flags{})
+	if fmt.Sprint(flags) != fmt.Sprint(intended) {
+		t.Errorf("intended %v, became %v", intended, flags)
+	}
 	want := Flags{IPv4: []string{"uplink0"}}
 	if per {
 		want.IPv6 = want.IPv4

@@ -1,6 +1,8 @@
 package netns
 
 import (
+	"context"
+	"errors"
 	"net"
 	"os"
 	"runtime"
@@ -134,6 +136,57 @@ func strays(t testing.TB, home string) string {
 		}
 	}
 	return out
+}
+
+// TestNoDescriptorLeft: whatever is done, and whether it works, afterwards as many are open as before.
+func TestNoDescriptorLeft(t *testing.T) {
+	requireRoot(t)
+	var before int
+	for round := range 3 {
+		t.Run("", func(t *testing.T) { everything(t) })
+		now := descriptors(t)
+		if round > 0 && now != before { // the first opens what the runtime keeps
+			t.Errorf("%d descriptors, before %d", now, before)
+		}
+		before = now
+	}
+}
+
+// everything calls each method once, and in vain.
+func everything(t *testing.T) {
+	w := newWorld(t)
+	_, err := w.Apply(blue())
+	w.must(err)
+	ctx, cancel := context.WithCancel(context.Background())
+	w.must(w.Watch(ctx, func() {}))
+	ns := w.namespace()
+	index, err := w.Connect(ns, wire(2))
+	w.must(err)
+	if _, err := w.Connect(ns, wire(2)); err == nil {
+		t.Error("connected twice")
+	}
+	if err := w.Readdress(ns, Wire{Name: "eth9"}); err == nil {
+		t.Error("there is no eth9")
+	}
+	w.must(w.Readdress(ns, wire(3)))
+	w.must(w.SetRate(index, 1e6, 1e6))
+	flags, _, err := w.Uplinks(Flags{})
+	w.must(errors.Join(err, w.Restore(flags), w.Sweep(), w.Disconnect(index), w.Remove("ctrfs0", blue().Alias)))
+	_, err = Interfaces(ns)
+	w.must(err)
+	cancel()
+	for watching() {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	all, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(all)
 }
 
 func BenchmarkNew(b *testing.B) {

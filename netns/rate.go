@@ -68,7 +68,8 @@ func (h *Host) bucket(index, mtu int, rate uint64) error {
 		return err
 	}
 	burst, limit := depth(rate, mtu)
-	return lacking("tbf", h.traffic.QdiscReplace(&netlink.Tbf{QdiscAttrs: root, Rate: rate, Buffer: netlink.Xmittime(rate, burst), Limit: limit}))
+	tbf := &netlink.Tbf{QdiscAttrs: root, Rate: rate, Buffer: netlink.Xmittime(rate, burst), Limit: limit}
+	return lacking("tbf", h.traffic.QdiscReplace(tbf))
 }
 
 // depth is how much may pass at once, and how much may wait. The bucket is filled when a timer fires, which a busy machine puts off, so

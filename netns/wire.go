@@ -67,8 +67,8 @@ func (w Wire) mac() []byte {
 // Connect makes a link in a namespace, with its addresses and routes, and returns the index of the host's end (0 for a macvlan). It is
 // all or nothing: after an error there is neither end.
 //
-// Errors: EINVAL (the Wire), ENODEV (bridge or parent), EEXIST (a name on either side), ENETUNREACH (a gateway outside of the subnets),
-// and the kernel's.
+// Errors: EINVAL (the Wire), ENODEV (bridge or parent), EEXIST (a name on either side), EXFULL (a bridge has at most 1023 ports),
+// ENETUNREACH or EHOSTUNREACH (a gateway outside of the subnets), and the kernel's.
 func (h *Host) Connect(ns *os.File, w Wire) (index int, err error) {
 	if err := w.check(); err != nil {
 		return 0, fmt.Errorf("connect: %w", err)
@@ -84,6 +84,7 @@ func (h *Host) Connect(ns *os.File, w Wire) (index int, err error) {
 	return index, nil
 }
 
+// veth is Connect to a bridge.
 func (h *Host) veth(ns *os.File, w Wire) (index int, err error) {
 	if !linkName(w.Host) || !strings.HasPrefix(w.Host, Prefix) {
 		return 0, fmt.Errorf("link %q on the host: %w", w.Host, unix.EINVAL)
@@ -95,7 +96,7 @@ func (h *Host) veth(ns *os.File, w Wire) (index int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("bridge: %w", err)
 	}
-	return index, h.with(func(s *socket) error {
+	err = h.with(func(s *socket) error {
 		if err := s.do(w.pair(bridge, int(ns.Fd()))); err != nil {
 			return fmt.Errorf("make a veth: %w", err)
 		}
@@ -117,6 +118,7 @@ func (h *Host) veth(ns *os.File, w Wire) (index int, err error) {
 		}
 		return nil
 	})
+	return index, err
 }
 
 // operDormant is IF_OPER_DORMANT of RFC 2863.
@@ -168,17 +170,23 @@ func noLinkLocal() *nl.RtAttr {
 // settled waits for a moment until packets go through a new link. The kernel finds out in the background that the other end is up, too;
 // what is sent before is lost, and a TCP connection then takes a second. It is no error if it takes longer: RTNL is busy.
 func (h *Host) settled(link string) {
-	for wait := 50 * time.Microsecond; wait < 10*time.Millisecond; wait *= 2 {
+	for range settleMost / settleStep {
 		yes, err := running(h.queries, link)
 		if err != nil {
 			return
 		}
-		time.Sleep(wait) // also after it is: that is said a moment before it is done
+		time.Sleep(settleStep) // also after it is: that is said a moment before it is done
 		if yes {
 			return
 		}
 	}
 }
+
+// How long is waited for what the kernel does in the background, and how often it is asked, which costs it nothing.
+const (
+	settleMost = 10 * time.Millisecond
+	settleStep = 50 * time.Microsecond
+)
 
 // macvlan makes a link that shares a link of the host.
 func (h *Host) macvlan(ns *os.File, w Wire) error {

@@ -103,6 +103,26 @@ func TestApply(t *testing.T) {
 	}
 }
 
+// TestHere: without a descriptor, all is done where the caller is.
+func TestHere(t *testing.T) {
+	w := newHost(t)
+	w.do(func() {
+		tab := Open("ctrfs-test")
+		w.must(tab.Apply(Wanted{Networks: networks(), Ports: ports()}))
+		w.check(tab, true)
+		if got, err := Tables("ctrfs-"); err != nil || !slices.Equal(got, []string{"ctrfs-test"}) {
+			t.Errorf("tables: %v (%v)", got, err)
+		}
+		if got, err := Obstacles(); err != nil || got != nil {
+			t.Errorf("obstacles: %v (%v)", got, err)
+		}
+	})
+	w.check(w.table(), false)
+	if w.contents() == "" {
+		t.Error("there is no table")
+	}
+}
+
 // TestApplyIsSmall: a port more is an element, not a table; a table that is right already, such as the one a server that was
 // started anew finds, is left alone.
 func TestApplyIsSmall(t *testing.T) {

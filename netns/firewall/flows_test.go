@@ -51,6 +51,7 @@ func TestFlows(t *testing.T) {
 		{"out1", "192.0.2.1:80", "0.0.0.0:80", "host 192.0.2.2", "10.1.0.2:80", "10.1.0.3:80", "192.0.2.2"},
 		{"out1", "192.0.2.1:80", "192.0.2.1:80", "host 192.0.2.2", "10.1.0.2:80", "10.1.0.3:80", "192.0.2.2"},
 		{"host", "127.0.0.1:80", "127.0.0.1:80", "host 127.0.0.1", "10.1.0.2:80", "10.1.0.3:80", "10.1.0.1"},
+		{"host", "127.0.0.2:80", "127.0.0.2:80", "nothing", "10.1.0.2:80", "10.1.0.3:80", "10.1.0.1"}, // it answers as 127.0.0.1
 		{"out1", "[2001:db8:1::1]:80", "[::]:80", "host 2001:db8:1::2", "[fd01::2]:80", "[fd01::3]:80", "2001:db8:1::2"},
 	} {
 		t.Run(c.from+" "+c.host, func(t *testing.T) {
@@ -63,19 +64,37 @@ func TestFlows(t *testing.T) {
 			f.expect("before", c.self)
 			away.expect("before", "out2 198.51.100.1")
 			mine := w.flows("198.51.100.2", 80)
+			unchanged := func(when string) {
+				t.Helper()
+				if now := w.flows("198.51.100.2", 80); now != mine || mine == "" {
+					t.Errorf("%s: a flow to elsewhere was forgotten:\n%s\nbefore:\n%s", when, now, mine)
+				}
+			}
 			with(append(publish(c.host, c.a1, "bra"), append(publish("0.0.0.0:9", "10.1.0.2:9", "bra"), publish("[::]:9", "[fd01::2]:9", "bra")...)...))
+			unchanged("published")
 			f.expect("published", "a1 "+c.see)
 			with(publish(c.host, c.a1, "bra"))
 			f.expect("published still", "a1 "+c.see)
 			with(publish(c.host, c.a2, "bra"))
 			f.expect("moved", "a2 "+c.see)
 			with(nil)
+			unchanged("published no more")
 			f.expect("published no more", c.self)
 			away.expect("in the end", "out2 198.51.100.1")
-			if now := w.flows("198.51.100.2", 80); now != mine || mine == "" {
-				t.Errorf("a flow to elsewhere was forgotten:\n%s\nbefore:\n%s", now, mine)
-			}
 		})
+	}
+}
+
+// TestFlowsOutliveTheServer: a server that is started anew, and publishes what was published, leaves flows that are right alone.
+func TestFlowsOutliveTheServer(t *testing.T) {
+	w := newWorld(t)
+	wanted := Wanted{Networks: networks(), Ports: publish("0.0.0.0:80", "10.1.0.2:80", "bra")}
+	w.must(w.table().Apply(wanted))
+	w.at["out1"].flow("192.0.2.1:80").expect("before", "a1 192.0.2.2")
+	before := w.flows("192.0.2.1", 80)
+	w.must(w.table().Apply(wanted))
+	if now := w.flows("192.0.2.1", 80); now != before || before == "" {
+		t.Errorf("flows are\n%s\nbefore:\n%s", now, before)
 	}
 }
 

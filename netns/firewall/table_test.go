@@ -103,6 +103,26 @@ func TestApply(t *testing.T) {
 	}
 }
 
+// TestHere: without a descriptor, all is done where the caller is.
+func TestHere(t *testing.T) {
+	w := newHost(t)
+	w.do(func() {
+		tab := Open("ctrfs-test")
+		w.must(tab.Apply(Wanted{Networks: networks(), Ports: ports()}))
+		w.check(tab, true)
+		if got, err := Tables("ctrfs-"); err != nil || !slices.Equal(got, []string{"ctrfs-test"}) {
+			t.Errorf("tables: %v (%v)", got, err)
+		}
+		if got, err := Obstacles(); err != nil || got != nil {
+			t.Errorf("obstacles: %v (%v)", got, err)
+		}
+	})
+	w.check(w.table(), false)
+	if w.contents() == "" {
+		t.Error("there is no table")
+	}
+}
+
 // TestApplyIsSmall: a port more is an element, not a table; a table that is right already, such as the one a server that was
 // started anew finds, is left alone.
 func TestApplyIsSmall(t *testing.T) {
@@ -160,7 +180,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestOneTransaction: the kernel refuses the last element of a table made anew, and of a change; then nothing is changed.
+// TestOneTransaction: the kernel refuses the last element of a table made anew, and the first and the last of a change; then nothing is changed.
 func TestOneTransaction(t *testing.T) {
 	w := newHost(t)
 	tab := w.wantedTable()
@@ -171,6 +191,7 @@ func TestOneTransaction(t *testing.T) {
 	if err := tab.replace(next); !errors.Is(err, unix.EINVAL) {
 		t.Errorf("a wrong element: %v", err)
 	}
+	next.add(bridges, "too long a key for any of them", element{})
 	if changed, err := tab.amend(next); !changed || !errors.Is(err, unix.EINVAL) {
 		t.Errorf("a wrong element: %v %v", changed, err)
 	}
@@ -178,6 +199,7 @@ func TestOneTransaction(t *testing.T) {
 		t.Errorf("a transaction that failed left\n%s\nbefore:\n%s", now, before)
 	}
 	w.check(tab, true)
+	w.must(tab.replace(tab.held)) // what else the kernel had to say of those is not taken for its answer
 }
 
 // TestSubnetsOverlap: a subnet within another of its network is no element of its own, which the kernel would refuse.
@@ -231,19 +253,21 @@ var tamper = map[string]string{
 	"a subnet":             "delete element inet ctrfs-test sources4 { bra . 10.1.0.0/24 }",
 	"an element of guard":  "add element inet ctrfs-test guard { ipv4 }",
 	"a table like ours":    "delete table inet ctrfs-test; add table inet ctrfs-test",
-	"replace a first rule": "replace",
+	"replace a first rule": "replace iifname . oifname @uplinks accept comment \"within a network\"",
+	"take away a verdict":  "replace iifname . oifname @same comment \"within a network\"",
 }
 
 // change does it.
 func (w world) change(what string) {
 	w.t.Helper()
-	if what != "replace" {
+	by, ok := strings.CutPrefix(what, "replace ")
+	if !ok {
 		w.run(what, "nft", "-f", "-")
 		return
 	}
 	for line := range strings.Lines(w.run("", "nft", "-a", "list", "chain", "inet", "ctrfs-test", "forward")) {
 		if _, handle, ok := strings.Cut(strings.TrimSpace(line), "# handle "); ok && strings.Contains(line, "@same") {
-			w.run("replace rule inet ctrfs-test forward handle "+handle+" accept", "nft", "-f", "-")
+			w.run("replace rule inet ctrfs-test forward handle "+handle+" "+by, "nft", "-f", "-")
 			return
 		}
 	}
@@ -276,7 +300,7 @@ func TestApplyOverChanges(t *testing.T) {
 		tab := w.wantedTable()
 		w.change(what)
 		w.must(tab.Apply(Wanted{Networks: networks()[1:]}))
-		if strings.HasPrefix(name, "add") || strings.HasPrefix(name, "insert") || strings.HasPrefix(name, "change") || what == "replace" {
+		if strings.HasPrefix(name, "add") || strings.HasPrefix(name, "insert") || strings.HasPrefix(name, "change") || strings.HasPrefix(what, "replace") {
 			w.must(tab.Apply(Wanted{Networks: networks()[1:]})) // such are looked for when nothing else is to be done, and by Watch
 		}
 		if name != "flush the table" && name != "flush a chain" && name != "an element of guard" {

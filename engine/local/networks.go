@@ -40,6 +40,8 @@ type networks struct {
 	fire      sync.Mutex             // one change of the table at a time
 	published map[string][]published // guarded by fire; the ports of each container, by its id
 	applied   bool                   // guarded by fire; there is a table
+
+	guarded4, guarded6 []string // guarded by fire; links that forward for networks only
 }
 
 // network is one of them. It implements [engine.Network].

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,15 +26,49 @@ const forwardingName = "forwarding"
 
 func (s *networks) forwardingFile() string { return filepath.Join(s.e.runDir, forwardingName) }
 
-// forward turns on forwarding on the links that packets of networks come and go by. s.fire is held.
-func (s *networks) forward() (guarded []string, err error) {
-	before := s.forwarding()
-	now, guarded, err := s.host.Uplinks(before)
-	if text, bad := json.Marshal(now); bad == nil && len(now.IPv4)+len(now.IPv6) > 0 {
-		err = errors.Join(err, os.WriteFile(s.forwardingFile(), text, 0o600))
-		crash.Point("note forwarding")
+// forward tells the firewall what networks there are, and turns on forwarding on the links that packets of networks come and go by: it is noted before, and guarded by the time that it
+// is on, so that nobody else's packets pass, and a server that dies in between leaves nothing. s.fire is held.
+func (s *networks) forward() error {
+	w := s.wanted()
+	if len(w.Networks) == 0 {
+		return s.leave()
 	}
-	return guarded, err
+	before := s.forwarding()
+	next, err := s.host.Intended(before)
+	if err != nil {
+		return err
+	}
+	router, err := s.host.Forwarding()
+	if err != nil {
+		return err
+	}
+	if text, err := json.Marshal(next); err != nil {
+		return err
+	} else if err := s.note(text); err != nil {
+		return err
+	}
+	w.Guarded4, w.Guarded6 = next.Guarded(router)
+	s.guarded4, s.guarded6 = w.Guarded4, w.Guarded6
+	if err := s.table.Apply(w); err != nil {
+		return err
+	}
+	s.applied = true
+	_, _, err = s.host.Uplinks(before)
+	return err
+}
+
+// note keeps what is to be given back, if it is not there already.
+func (s *networks) note(text []byte) error {
+	if was, err := os.ReadFile(s.forwardingFile()); err == nil && bytes.Equal(was, text) {
+		return nil
+	}
+	err := os.WriteFile(s.forwardingFile()+fresh, text, 0o600)
+	crash.Point("write what forwarding was")
+	if err == nil {
+		err = os.Rename(s.forwardingFile()+fresh, s.forwardingFile())
+	}
+	crash.Point("note what forwarding was")
+	return err
 }
 
 // forwarding is what the file says.
@@ -204,7 +239,7 @@ func (s *networks) mend() {
 	if !s.applied {
 		return
 	}
-	if err := s.reapply(); err != nil {
+	if err := s.forward(); err != nil {
 		s.e.log.Error("the firewall is not what it should be", "err", err)
 	}
 }

@@ -2,7 +2,6 @@ package local
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 	"os"
 	"slices"
@@ -159,39 +158,37 @@ func (s *networks) unpublish(id string) {
 	closePorts(old)
 }
 
-// refire tells the firewall what networks there are.
+// refire tells the firewall what networks there are, and has this machine forward for them.
 func (s *networks) refire() error {
 	s.fire.Lock()
 	defer s.fire.Unlock()
-	return s.reapply()
+	return s.forward()
 }
 
-// reapply brings the table into agreement with all networks and ports. s.fire is held.
+// reapply tells the firewall what ports there are. s.fire is held.
 func (s *networks) reapply() error {
-	var w firewall.Wanted
+	w := s.wanted()
+	if len(w.Networks) == 0 {
+		return nil // nothing leads to a macvlan
+	}
+	w.Guarded4, w.Guarded6 = s.guarded4, s.guarded6
+	return s.table.Apply(w)
+}
+
+// wanted is what the table has to do, but for guarding. s.fire is held.
+func (s *networks) wanted() (w firewall.Wanted) {
 	for _, n := range s.list() {
 		if r, ok := n.rule(); ok {
 			w.Networks = append(w.Networks, r)
 		}
 	}
-	if len(w.Networks) == 0 {
-		return s.leave()
-	}
+	slices.SortFunc(w.Networks, func(a, b firewall.Network) int { return compare(a.Link, b.Link) })
 	for _, all := range s.published {
 		for _, p := range all {
 			w.Ports = append(w.Ports, p.rule)
 		}
 	}
-	var err error
-	if w.Guarded, err = s.forward(); err != nil {
-		return fmt.Errorf("forwarding: %w", err)
-	}
-	slices.SortFunc(w.Networks, func(a, b firewall.Network) int { return compare(a.Link, b.Link) })
-	if err := s.table.Apply(w); err != nil {
-		return err
-	}
-	s.applied = true
-	return nil
+	return w
 }
 
 // leave takes the table away and gives forwarding back, when there are no networks. s.fire is held.

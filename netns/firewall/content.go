@@ -32,7 +32,9 @@ type Port struct {
 type Wanted struct {
 	Networks []Network
 	Ports    []Port
-	Guarded  []string // links that forward only because a network needs it: nobody else is forwarded for while there are any
+	// Links that forward only because a network needs it, for IPv4 and for IPv6: nobody else's packets of a family are forwarded while
+	// there are any.
+	Guarded4, Guarded6 []string
 }
 
 // element is an element of a set, without its key: the last key when it is a range of them, and what a map gives for it.
@@ -58,14 +60,15 @@ func compile(w Wanted) (content, error) {
 		}
 		closed[n.Link] = n.Internal
 	}
-	for _, l := range w.Guarded {
-		if err := checkLink(l); err != nil {
-			return nil, err
+	for family, links := range map[byte][]string{unix.NFPROTO_IPV4: w.Guarded4, unix.NFPROTO_IPV6: w.Guarded6} {
+		for _, l := range links {
+			if err := checkLink(l); err != nil {
+				return nil, err
+			}
+			c.add(guarded, string([]byte{family, 0, 0, 0})+name(l), element{})
+			c.add(uplinks, name(l)+name(l), element{})
+			c.add(guard, string([]byte{family}), element{})
 		}
-		c.add(guarded, name(l), element{})
-		c.add(uplinks, name(l)+name(l), element{})
-		c.add(guard, string([]byte{unix.NFPROTO_IPV4}), element{})
-		c.add(guard, string([]byte{unix.NFPROTO_IPV6}), element{})
 	}
 	for _, p := range w.Ports {
 		set, key, e, err := p.element()

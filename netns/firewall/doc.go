@@ -123,8 +123,9 @@
 //		}
 //
 //		set guarded {
-//			type ifname
-//			elements = { "eth0" }
+//			type nf_proto . ifname
+//			elements = { ipv4 . "eth0",
+//				     ipv6 . "eth0" }
 //		}
 //
 //		set uplinks {
@@ -210,8 +211,8 @@
 //			oifname @bridges drop comment "another network, or not published"
 //			iifname @bridges accept comment "to elsewhere"
 //			iifname . oifname @uplinks meta iifkind "bridge" accept comment "a bridge's own frames"
-//			iifname @guarded drop comment "forwards for us alone"
-//			oifname @guarded drop comment "forwards for us alone"
+//			meta nfproto . iifname @guarded drop comment "forwards for us alone"
+//			meta nfproto . oifname @guarded drop comment "forwards for us alone"
 //			meta iifkind "bridge" meta oifkind "bridge" accept comment "another bridge's own frames"
 //			meta nfproto @guard drop comment "this machine forwards for us alone"
 //		}

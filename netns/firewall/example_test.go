@@ -22,7 +22,7 @@ var example = Wanted{
 		{Proto: "tcp", Host: netip.IPv6Unspecified(), Port: 8080, To: netip.MustParseAddrPort("[fd01::2]:80"), Link: "blue"},
 		{Proto: "udp", Host: netip.MustParseAddr("127.0.0.1"), Port: 53, To: netip.MustParseAddrPort("10.1.0.3:53"), Link: "blue"},
 	},
-	Guarded: []string{"eth0"},
+	Guarded4: []string{"eth0"}, Guarded6: []string{"eth0"},
 }
 
 // TestPackageComment: it shows the table as nft prints it.

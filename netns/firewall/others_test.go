@@ -85,7 +85,7 @@ func TestOthersAreLeftAlone(t *testing.T) {
 			}
 			tab := w.wantedTable()
 			same("with our table")
-			w.must(tab.Apply(Wanted{Networks: networks()[1:], Guarded: []string{"up0"}}))
+			w.must(tab.Apply(Wanted{Networks: networks()[1:], Guarded4: []string{"up0"}, Guarded6: []string{"up0"}}))
 			same("with fewer ports")
 			repaired := w.watch(t, tab)
 			w.run("delete table inet ctrfs-test", "nft", "-f", "-")
@@ -114,7 +114,7 @@ func TestObstacles(t *testing.T) {
 	} {
 		w := newHost(t)
 		tab := w.table()
-		w.must(tab.Apply(Wanted{Networks: networks(), Ports: ports(), Guarded: []string{"up0"}}))
+		w.must(tab.Apply(Wanted{Networks: networks(), Ports: ports(), Guarded4: []string{"up0"}, Guarded6: []string{"up0"}}))
 		w.load(t, rules)
 		got, err := obstaclesIn(int(w.ns.Fd()))
 		if err != nil || !slices.Equal(got, want) {

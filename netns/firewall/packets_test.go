@@ -262,7 +262,7 @@ func TestGuard(t *testing.T) {
 	both(t, func(t *testing.T, w world) {
 		tab := w.table()
 		for _, guarded := range [][]string{{"up0", "up1"}, nil} {
-			w.must(tab.Apply(Wanted{Networks: networks(), Ports: ports(), Guarded: guarded}))
+			w.must(tab.Apply(Wanted{Networks: networks(), Ports: ports(), Guarded4: guarded, Guarded6: guarded}))
 			through, through6, foreign := "out2 192.0.2.2", "out2 2001:db8:1::2", "out1 10.5.0.2"
 			if guarded != nil {
 				through, through6, foreign = "nothing", "nothing", "nothing"
@@ -278,11 +278,16 @@ func TestGuard(t *testing.T) {
 				{"f1", "[fd05::3]:80", "f2 fd05::2"},
 			})
 		}
+		// A machine may be a router for one family.
+		w.must(tab.Apply(Wanted{Networks: networks(), Guarded6: []string{"up0", "up1"}}))
+		w.questions([]question{{"out1", "198.51.100.2:80", "out2 192.0.2.2"}, {"out1", "[2001:db8:2::2]:80", "nothing"}})
+		w.must(tab.Apply(Wanted{Networks: networks(), Guarded4: []string{"up0", "up1"}}))
+		w.questions([]question{{"out1", "198.51.100.2:80", "nothing"}, {"out1", "[2001:db8:2::2]:80", "out2 2001:db8:1::2"}})
 		// Neither of two links has to be guarded.
-		w.must(tab.Apply(Wanted{Networks: networks(), Guarded: []string{"up0"}}))
+		w.must(tab.Apply(Wanted{Networks: networks(), Guarded4: []string{"up0"}, Guarded6: []string{"up0"}}))
 		w.questions([]question{{"f1", "198.51.100.2:80", "nothing"}, {"out2", "10.5.0.2:80", "nothing"}})
 		// The link that is guarded may be a bridge itself, with machines on it.
-		w.must(tab.Apply(Wanted{Networks: networks(), Guarded: []string{"brf"}}))
+		w.must(tab.Apply(Wanted{Networks: networks(), Guarded4: []string{"brf"}, Guarded6: []string{"brf"}}))
 		seen := w.capture("brf", "brg")
 		w.questions([]question{
 			{"f1", "10.5.0.3:80", "f2 10.5.0.2"},

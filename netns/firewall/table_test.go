@@ -69,7 +69,7 @@ func TestApply(t *testing.T) {
 	w := newHost(t)
 	tab := w.table()
 	w.check(tab, true)
-	all := Wanted{Networks: networks(), Ports: ports(), Guarded: []string{"up0"}}
+	all := Wanted{Networks: networks(), Ports: ports(), Guarded4: []string{"up0"}, Guarded6: []string{"up0"}}
 	fewer := Wanted{Networks: networks()[1:], Ports: ports()[:6]}
 	moved := Wanted{Networks: networks(), Ports: slices.Clone(ports())}
 	for i := range moved.Ports {
@@ -167,7 +167,7 @@ func TestRefused(t *testing.T) {
 		"twice":     {with(func(p *Port) { p.To = netip.MustParseAddrPort("10.1.0.3:80") }), unix.EEXIST},
 		"link":      {Wanted{Networks: []Network{{Link: "sixteen-bytes-is"}}}, unix.EINVAL},
 		"subnet":    {Wanted{Networks: []Network{{Link: "bra", Subnets: []netip.Prefix{{}}}}}, unix.EINVAL},
-		"guarded":   {Wanted{Guarded: []string{""}}, unix.EINVAL},
+		"guarded":   {Wanted{Guarded4: []string{""}, Guarded6: []string{""}}, unix.EINVAL},
 	} {
 		if err := tab.Apply(w.wanted); !errors.Is(err, w.errno) {
 			t.Errorf("%s: %v, wanted %v", name, err, w.errno)

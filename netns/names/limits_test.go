@@ -201,7 +201,7 @@ func TestMuted(t *testing.T) {
 		}
 		send(200)
 		read := r.dropped.Load() + r.asked.Load()
-		for end := time.Now().Add(2 * muteTime); time.Now().Before(end); {
+		for end := time.Now().Add(4 * muteTime); time.Now().Before(end); {
 			send(1000)
 		}
 		all := sent - 200
@@ -215,6 +215,83 @@ func TestMuted(t *testing.T) {
 		if again := r.asked.Load(); len(asks(t, "", at, "web", 20)) != 20 || r.asked.Load() != again+20 {
 			t.Errorf("%s: still muted", server)
 		}
+	}
+}
+
+// TestUnmute: an asker is let in again after two periods without too much, and not as long as something waits to be counted.
+func TestUnmute(t *testing.T) {
+	r := &Resolver{config: Config{Limits: Limits{}.orDefault()}}
+	at := netip.AddrPortFrom(gateway, freePort(t, gateway))
+	u, err := listenUDP(r, at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.close()
+	loud, late, now := ip("127.0.0.2"), ip("127.0.0.3"), time.Now()
+	u.mute(loud, now)
+	u.mute(late, now.Add(muteTime/2))
+	allowed := r.config.Limits.Rate * int(muteTime/time.Millisecond) / 1000 / thinning
+	for period, c := range []struct {
+		came int
+		want []netip.Addr
+	}{
+		{allowed + 1, []netip.Addr{late, loud}}, {0, []netip.Addr{loud, late}}, {allowed + 1, []netip.Addr{loud}}, {allowed, []netip.Addr{loud}}, {1, nil},
+	} {
+		for range c.came {
+			u.isMuted(loud)
+		}
+		now = now.Add(muteTime)
+		if period == 1 {
+			now = now.Add(muteTime / 2)
+		}
+		u.unmute(now)
+		var got []netip.Addr
+		for _, m := range u.muted {
+			got = append(got, m.addr)
+		}
+		if period == 1 {
+			slices.SortFunc(got, netip.Addr.Compare)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("period %d: %v are muted, not %v", period, got, c.want)
+		}
+	}
+	u.mute(loud, now)
+	c, err := net.Dial("udp", at.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.Write(make([]byte, 20))
+	for range 5 {
+		now = now.Add(muteTime)
+		u.unmute(now)
+	}
+	if len(u.muted) != 1 {
+		t.Error("let in while something waits")
+	}
+}
+
+// slowZone takes its time, as on a busy machine.
+type slowZone struct{ *zone }
+
+func (z slowZone) Lookup(asker netip.Addr, name string) ([]netip.Addr, bool) {
+	for end := time.Now().Add(200 * time.Microsecond); time.Now().Before(end); {
+	}
+	return z.zone.Lookup(asker, name)
+}
+
+// TestCrowded: an asker within its rate that asks more than can be read does not fill the buffer.
+func TestCrowded(t *testing.T) {
+	r, server := start(t, Config{Zone: slowZone{testZone()}, Limits: Limits{Rate: 1e6, Burst: 1e6}})
+	stop := flood(t, "127.0.0.2", server, "web")
+	defer stop()
+	eventually(t, "no flood", func() bool { return r.asked.Load() > 200 })
+	took := asks(t, "127.0.0.3", server, "web", 200)
+	m := socketMemory(r.udp[0].raw)
+	t.Logf("p50 %v p99 %v max %v; %d of %d bytes wait", took[100], took[198], took[199], m[0], m[1])
+	if m.over(full) || took[198] > time.Second {
+		t.Errorf("p99 %v, %d of %d bytes wait", took[198], m[0], m[1])
 	}
 }
 

@@ -146,5 +146,5 @@ func (m memory) drops() uint64 { return uint64(m[8]) }
 // waiting says that there is something to read.
 func (m memory) waiting() bool { return m[0] > 0 }
 
-// crowded says that an eighth of the buffer waits to be read.
-func (m memory) crowded() bool { return m[0] > m[1]/8 }
+// over says that more than a part of the buffer waits to be read.
+func (m memory) over(part uint32) bool { return m[0] > m[1]/part }

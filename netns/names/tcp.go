@@ -15,13 +15,17 @@ const idleTime = 10 * time.Second
 
 // accept takes connections, or closes them at once: the kernel's queue must not hold those of others up.
 func (r *Resolver) accept(l net.Listener) {
+	told := ""
 	for {
 		c, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 		if err != nil { // EMFILE, or the peer's own
-			r.log.Warn("a resolver cannot accept", "address", l.Addr(), "error", err)
+			if told != err.Error() {
+				told = err.Error()
+				r.log.Warn("a resolver cannot accept", "address", l.Addr(), "error", err)
+			}
 			if !r.pause(errorTime) {
 				return
 			}

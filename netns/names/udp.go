@@ -39,14 +39,17 @@ type muted struct {
 
 const (
 	muteTime  = 250 * time.Millisecond
-	crowd     = 128 // datagrams between two looks at the buffer
 	mutedMax  = 32  // more than that are read and dropped; 32 of IPv6 are 400 instructions of filter
+	crowd     = 128 // datagrams between two looks at the buffer
 	errorTime = 100 * time.Millisecond
 )
 
+// The buffer is crowded from when one part of it is full until it is down to the other.
+const full, nearlyEmpty = 8, 64
+
 func (u *udp) serve() {
 	b := make([]byte, queryMax)
-	s := &scratch{}
+	s, told := &scratch{}, ""
 	for {
 		n, from, err := u.conn.ReadFromUDPAddrPort(b)
 		switch {
@@ -57,7 +60,10 @@ func (u *udp) serve() {
 		case errors.Is(err, net.ErrClosed):
 			return
 		default:
-			u.r.log.Warn("a resolver cannot read", "address", u.at, "error", err)
+			if told != err.Error() { // such an error may last
+				told = err.Error()
+				u.r.log.Warn("a resolver cannot read", "address", u.at, "error", err)
+			}
 			if !u.r.pause(errorTime) {
 				return
 			}
@@ -140,7 +146,9 @@ func (u *udp) share(addr netip.Addr, now time.Time) {
 	if u.read++; u.read < crowd {
 		return
 	}
-	if u.crowded = socketMemory(u.raw).crowded(); u.crowded {
+	m := socketMemory(u.raw)
+	u.crowded = m.over(full) || u.crowded && m.over(nearlyEmpty)
+	if m.over(full) {
 		for a, n := range u.shares {
 			if n > crowd/8 && !u.isMuted(a) {
 				u.mute(a, now)

@@ -391,6 +391,7 @@ func TestListenBackoff(t *testing.T) {
 	}
 	// A program that cannot be executed, likewise, and error says so.
 	m.Write("web/stop", "1")
+	m.Read("web/wait")
 	m.Write("web/cmd", "/nosuch")
 	m.Write("web/start", "1")
 	d, err := net.Dial("tcp", address)
@@ -400,6 +401,7 @@ func TestListenBackoff(t *testing.T) {
 	defer d.Close()
 	Eventually(t, "error says why", 5*time.Second, func() bool { return strings.Contains(m.Read("web/error"), "/nosuch") })
 	m.Write("web/stop", "1")
+	m.Read("web/wait")
 	// One that takes each connection and ends is launched again at once.
 	m.Write("web/cmd", "/bin/listener -n 1")
 	m.Write("web/start", "1")

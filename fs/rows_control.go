@@ -13,7 +13,7 @@ import (
 var controlRows = []row{
 	{name: "start", shape: order,
 		act:  toProgram(start),
-		help: "write 1: launches cmd; returns once the program has been executed, or fails with the errno of what failed"},
+		help: "write 1: launches cmd; returns once the program has been executed, or fails with the errno of what failed; with net.listen it opens the sockets"},
 	{name: "stop", shape: order,
 		act: toContainer(func(by engine.Caller, c engine.Container, value string) error {
 			return c.Stop(by, strings.TrimSpace(value) == stopForUmount)
@@ -28,7 +28,7 @@ var controlRows = []row{
 	{name: "exit", shape: single, read: ofView(func(v *engine.View) string { return v.Exit.Code() }),
 		help: "the last exit as a shell tells it: 0, 3, 137 (128 + 9); empty before the first"},
 	{name: "wait", shape: stream, wait: exited,
-		help: "blocks until the container does not run and no restart is due, then reads as exit"},
+		help: "blocks until the container does not run, does not listen, and no restart is due, then reads as exit"},
 	{name: "status", shape: keyed, read: ofView(statusText),
 		help: "state, pid, started, finished, exit, signal, oom, restarts, restart.at, health, health.failures, health.last, rootfs, rootfs.mode, path, id"},
 	{name: "ps", shape: table, read: ofContainer(psOne),

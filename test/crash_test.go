@@ -67,6 +67,7 @@ var crashings = []crashing{
 	{name: "take an image away", prepare: imported + "mkdir c; echo a > c/image", do: "echo > c/image"},
 	{name: "commit", prepare: running + "mkdir images/a", do: "echo a > c/commit && [ $(cat images/a/wait) = ready ]"},
 	{name: "remove image", prepare: imported, do: "rmdir images/a"},
+	{name: "recover what listens", prepare: armed, kill: true},
 	{name: "recover", prepare: inside + "mkdir d; echo 1 > d/stdin.open", kill: true},
 }
 

@@ -391,6 +391,7 @@ func TestListenBackoff(t *testing.T) {
 	}
 	// A program that cannot be executed, likewise, and error says so.
 	m.Write("web/stop", "1")
+	m.Read("web/wait")
 	m.Write("web/cmd", "/nosuch")
 	m.Write("web/start", "1")
 	d, err := net.Dial("tcp", address)
@@ -400,6 +401,7 @@ func TestListenBackoff(t *testing.T) {
 	defer d.Close()
 	Eventually(t, "error says why", 5*time.Second, func() bool { return strings.Contains(m.Read("web/error"), "/nosuch") })
 	m.Write("web/stop", "1")
+	m.Read("web/wait")
 	// One that takes each connection and ends is launched again at once.
 	m.Write("web/cmd", "/bin/listener -n 1")
 	m.Write("web/start", "1")
@@ -457,5 +459,26 @@ func TestListenDaemon(t *testing.T) {
 			t.Fatalf("%s (%v); log: %s", out, err, m.Read("c/log"))
 		}
 		Eventually(t, "it listens again", 10*time.Second, func() bool { return m.Read("c/state") == "listening" })
+	}
+}
+
+// Stop does not wait for clients, as net.idle does: who stops a container that should have ended for idleness, and did not, has it killed.
+func TestListenStopAfterIdle(t *testing.T) {
+	m := MountFor(t)
+	address := m.listen("web", "-ignore", "net.idle", "1", "stop.timeout", "1")
+	wantAnswer(t, address, "x", "web x")
+	Eventually(t, "it is told to stop", 10*time.Second, func() bool { return m.Read("web/state") == "stopping" })
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	time.Sleep(2500 * time.Millisecond)
+	if got := m.Read("web/state"); got != "stopping" {
+		t.Errorf("it is %s while somebody is connected", got)
+	}
+	m.Write("web/stop", "1")
+	if got := m.waitFor("web", Patiently(10*time.Second)); got != "137" {
+		t.Errorf("exit %s", got)
 	}
 }

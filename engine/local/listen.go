@@ -436,7 +436,8 @@ func (e *Engine) recoverListening() {
 		case c.ear.sockets != nil:
 			c.enter(engine.Listening)
 		case c.rec.RestartAt.IsZero():
-			c.rec.RestartAt = time.Now() // opened anew when things begin by themselves
+			e.log.Info("the sockets of a container are opened anew", "container", c.id)
+			c.rec.RestartAt = time.Now() // when things begin by themselves
 		}
 		c.mu.Unlock()
 	}
@@ -457,8 +458,16 @@ func (c *container) goOnListening() {
 func (c *container) deafen() {
 	c.mu.Lock()
 	c.plug()
+	tired := c.ear.tire != nil
 	c.untire()
 	c.stopQuiet()
+	c.mu.Unlock()
+	if tired { // somebody may just be looking, with the program frozen
+		if end, err := c.begin("umount"); err == nil {
+			end()
+		}
+	}
+	c.mu.Lock()
 	closeFiles(c.ear.sockets)
 	c.ear.sockets = nil
 	was, alive := c.rec.Armed, c.pidfd != nil

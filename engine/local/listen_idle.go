@@ -145,20 +145,27 @@ func (c *container) retire(ctx context.Context, started time.Time) (done bool) {
 	return done
 }
 
-// killIdle ends what has not ended by itself after that, in a moment when nobody would notice.
+// killIdle ends what has not ended by itself after that, in a moment when nobody would notice. Who stops it meanwhile does not wait for
+// such a moment.
 func (c *container) killIdle(started time.Time) {
-	for same := true; same; time.Sleep(idleLook) {
+	for ; ; time.Sleep(idleLook) {
 		end, err := c.begin("stop")
 		if err != nil {
 			continue
 		}
 		c.mu.Lock()
-		same = c.state == engine.Stopping && c.started.Equal(started) && c.rec.Stopped == forIdle
+		same, idle, config := c.state == engine.Stopping && c.started.Equal(started), c.rec.Stopped == forIdle, c.rec.Config
 		c.mu.Unlock()
-		if same {
+		if same && idle {
 			err = c.killStill()
 		}
 		end()
+		if same && !idle {
+			c.killLater(started, time.Now().Add(time.Duration(config.StopTimeout())*time.Second))
+		}
+		if !same || !idle {
+			return
+		}
 		if err != nil && c.View().State.Alive() {
 			c.e.log.Error("a container that should stop cannot be killed", "container", c.id, "err", err)
 		}

@@ -9,7 +9,8 @@
 // programs of a container (exec*.go), are kept in its directory, and launched by the keeper as containers are, by [plan.Enter].
 //
 // What nobody asks for begins with [Engine.Automate]: restarts that are due (restart.go) and the starts of a mount (autostart.go).
-// While a container runs, its log is kept within bounds (logmax.go) and its health is looked after (health.go).
+// While a container runs, its log is kept within bounds (logmax.go) and its health is looked after (health.go). One with net.listen is
+// launched by what comes on its sockets (listen*.go).
 //
 // # Namespaces and ids
 //

@@ -122,24 +122,33 @@ func (n *network) upHeld() (err error) {
 			return &engine.Error{Op: "start", File: "networks/" + n.name + "/parent", Errno: syscall.EINVAL, Why: "a macvlan needs a link to lie on",
 				Cure: "write the name of one that ip link shows"}
 		}
-		n.begin(config.Parent)
+		n.begin(config.Parent, 0)
 		return nil
 	}
 	link := n.linkName()
-	if _, err := n.in.host.Apply(n.bridge(config)); err != nil {
+	index, err := n.in.host.Apply(n.bridge(config))
+	if err != nil {
 		return n.upError(err)
 	}
-	resolver, err := names.Serve(names.Config{Addresses: config.Gateways, Link: link, Zone: &n.zone, Upstream: n.upstream(config), Servers: n.zone.servers, Log: n.in.e.log})
-	if err != nil {
+	if err := n.listen(config); err != nil {
 		return errors.Join(n.upError(err), n.in.host.Remove(link, n.alias()))
 	}
-	n.mu.Lock()
-	n.resolver = resolver
-	n.mu.Unlock()
-	n.begin(link)
+	n.begin(link, index)
 	if err := n.in.refire(); err != nil {
 		return errors.Join(n.upError(err), n.downHeld())
 	}
+	return nil
+}
+
+// listen begins to answer for the names in the network, on its bridge.
+func (n *network) listen(config engine.NetworkConfig) error {
+	resolver, err := names.Serve(names.Config{Addresses: config.Gateways, Link: n.linkName(), Zone: &n.zone, Upstream: n.upstream(config), Servers: n.zone.servers, Log: n.in.e.log})
+	if err != nil {
+		return err // a nil resolver in an interface would not be nil
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.resolver = resolver
 	return nil
 }
 
@@ -176,10 +185,10 @@ func hostServers() []netip.AddrPort {
 }
 
 // begin notes that the network is up.
-func (n *network) begin(link string) {
+func (n *network) begin(link string, index int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.link = link
+	n.link, n.index = link, index
 	n.stock = newStock(n.furnished, n.unfurnish)
 	n.touched()
 }

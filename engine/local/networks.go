@@ -63,6 +63,7 @@ type network struct {
 	leases   map[netip.Addr]string // guarded by mu; the ids of those who have them, or [inStock]
 	last     map[bool]netip.Addr   // guarded by mu; the address given last, of IPv4 and not
 	link     string                // guarded by mu; empty while it is down
+	index    int                   // guarded by mu; of the bridge that link names
 	stock    *stock                // guarded by mu; nil while it is down
 	resolver interface{ Close() error }
 }
@@ -330,6 +331,23 @@ func compare(a, b string) int {
 		return 1
 	}
 	return 0
+}
+
+// wires are those of the containers that are in the network at this moment.
+func (n *network) wires() (all []wire) {
+	e := n.in.e
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	for _, c := range e.byID {
+		c.mu.Lock()
+		for _, w := range c.wires {
+			if w.n == n {
+				all = append(all, w)
+			}
+		}
+		c.mu.Unlock()
+	}
+	return all
 }
 
 // wired names a container that is in the network at this moment; "" is nobody.

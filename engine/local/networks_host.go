@@ -131,7 +131,9 @@ func (e *Engine) recoverNetworks() {
 			if err := w.n.up(); err != nil {
 				e.log.Error("a network of a running container is not what it should be", "network", w.n.name, "err", err)
 				w.n.Fail(err)
+				continue
 			}
+			w.plug() // somebody may have deleted the bridge while there was no server
 		}
 		if err := s.publish(c.id, c.rec.Config, c.wires); err != nil {
 			e.log.Error("ports of a running container are not open any more", "container", c.id, "err", err)
@@ -244,7 +246,8 @@ func (s *networks) mend() {
 	}
 }
 
-// mend applies the bridge again, if the network is up.
+// mend applies the bridge again, if the network is up. One that somebody has deleted is another one then: the wires of its containers
+// are plugged in again, and who listens on it listens anew.
 func (n *network) mend() error {
 	n.lift.Lock()
 	defer n.lift.Unlock()
@@ -252,8 +255,25 @@ func (n *network) mend() error {
 	if v.Link != n.linkName() {
 		return nil
 	}
-	_, err := n.in.host.Apply(n.bridge(v.Config))
-	return err
+	index, err := n.in.host.Apply(n.bridge(v.Config))
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	was := n.index
+	n.mu.Unlock()
+	if index == was {
+		return nil
+	}
+	n.in.e.log.Warn("somebody has deleted the bridge of a network; it is made anew", "network", n.name)
+	n.rest()
+	n.mu.Lock()
+	n.index, n.stock = index, newStock(n.furnished, n.unfurnish)
+	n.mu.Unlock()
+	for _, w := range n.wires() { // whoever comes later sees the index
+		w.plug()
+	}
+	return n.listen(v.Config)
 }
 
 // close takes down the networks that nobody is in. The others stay as they are: their containers go on.

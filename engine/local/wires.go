@@ -22,6 +22,7 @@ type wire struct {
 	n         *network
 	name      string // inside: eth0
 	index     int    // of the host's end; 0 for a macvlan, which has none
+	bridge    int    // the index of the bridge that it was plugged into; 0 is not known
 	addresses []netip.Addr
 	bounded   bool // there may be a device of a rate, which does not go with the link
 }
@@ -30,7 +31,7 @@ type wire struct {
 func (n *network) connect(ns *os.File, name string, addresses []netip.Addr, first bool) (wire, error) {
 	w := netns.Wire{Name: name}
 	n.mu.Lock()
-	config, link := n.rec.Config, n.link
+	config, link, bridge := n.rec.Config, n.link, n.index
 	n.mu.Unlock()
 	if link == "" {
 		return wire{}, fmt.Errorf("the network %s is just being taken down: %w", n.name, syscall.EAGAIN)
@@ -54,7 +55,7 @@ func (n *network) connect(ns *os.File, name string, addresses []netip.Addr, firs
 	if err != nil {
 		return wire{}, &engine.Error{Op: "start", File: "net", Value: n.name, Errno: engine.Errno(err), Err: err}
 	}
-	return wire{n: n, name: name, index: index, addresses: addresses}, nil
+	return wire{n: n, name: name, index: index, bridge: bridge, addresses: addresses}, nil
 }
 
 // networksOf finds the networks of a configuration and brings them up.
@@ -227,6 +228,23 @@ func (c *container) wired(wires []wire) {
 	}
 	for _, w := range wires {
 		w.n.touch()
+		w.n.mu.Lock()
+		moved := w.index > 0 && w.bridge != w.n.index && w.n.index > 0
+		w.n.mu.Unlock()
+		if moved { // the bridge has been made anew meanwhile
+			w.n.in.lifting.Go(w.plug)
+		}
+	}
+}
+
+// plug makes the wire a port of the bridge that the network is now, unless it is one.
+func (w wire) plug() {
+	if w.index == 0 {
+		return
+	}
+	err := w.n.in.host.Plug(w.n.linkName(), w.index)
+	if err != nil && !errors.Is(err, syscall.ENODEV) { // the container may have gone
+		w.n.in.e.log.Error("a container is cut off from its network", "network", w.n.name, "err", err)
 	}
 }
 

@@ -22,6 +22,7 @@ type crashing struct {
 	prepare string // what there is before
 	do      string // the operation; its exit status says whether it has succeeded
 	kill    bool   // the operation is a death of the server: the points are those of the one that follows
+	net     bool   // in a network namespace of its own, where all that has to do with networks must be gone in the end
 }
 
 const (
@@ -45,6 +46,7 @@ var crashings = []crashing{
 	{name: "end the input", prepare: created + "echo 1 > c/stdin.open; echo sh -c \"'echo up; cat; exit 3'\" > c/cmd; echo 1 > c/start; until grep -q up c/log; do :; done",
 		do: "echo 0 > c/stdin.open && cat c/wait"},
 	{name: "start", prepare: created + "echo 64M > c/memory.max; echo 1 > c/stdin.open", do: "echo 1 > c/start"},
+	{name: "start in a network", net: true, prepare: created + "echo bridge > c/net; echo 8080:80 > c/net.ports", do: "echo 1 > c/start"},
 	{name: "start again", prepare: exited + "echo always > c/restart", do: "echo 1 > c/start"},
 	{name: "start in vain", prepare: created + "echo /nothing > c/cmd", do: "! sh -c 'echo 1 > c/start'"},
 	{name: "stop", prepare: running, do: "echo 1 > c/stop && cat c/wait"},
@@ -94,11 +96,18 @@ type crashBench struct {
 	orders string // the directory that package engine/crash looks into
 	keeper int    // its pid
 	files  int    // that the keeper had open at first
+	was    string // the state of the network namespace before; empty when it is not its own
 }
 
 // openCrashBench mounts a ctrfs with crash points, and waits until all is done that follows a mount.
-func openCrashBench(t *testing.T) *crashBench {
+func openCrashBench(t *testing.T, c crashing) *crashBench {
 	i, err := NewInstance()
+	was := ""
+	if err == nil && c.net {
+		i.Netns = NewNetns(t, "crash")
+		i.Netns.IP(t, "link set lo up")
+		was = i.Netns.state(t)
+	}
 	if err == nil {
 		i.Binary, err = CrashBinary()
 	}
@@ -111,7 +120,7 @@ func openCrashBench(t *testing.T) *crashBench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &crashBench{&Tree{i, t}, i.Run + "/crashpoints", 0, 0}
+	b := &crashBench{&Tree{i, t}, i.Run + "/crashpoints", 0, 0, was}
 	Eventually(t, "the root called host is there", 20*time.Second, func() bool {
 		made, err := filepath.Glob(i.State + "/host/*-*")
 		return err == nil && len(made) == 1
@@ -252,6 +261,9 @@ func (b *crashBench) close() error {
 		errs = append(errs, fmt.Errorf("ctrfs.log: %s", line))
 	}
 	errs = append(errs, b.Umount(), shared.takeBack(b.Instance))
+	if b.was != "" {
+		errs = append(errs, b.Netns.unlike(b.T, b.was))
+	}
 	return errors.Join(append(errs, b.Close())...)
 }
 
@@ -308,7 +320,7 @@ func (s *shelf) takeBack(i *Instance) error {
 // survey does the operation once, undisturbed: what it looks like before and afterwards, and the points that it passes.
 func survey(t *testing.T, c crashing) (before, after string, points []string) {
 	t.Run(c.name, func(t *testing.T) {
-		before, after, points = openCrashBench(t).survey(c)
+		before, after, points = openCrashBench(t, c).survey(c)
 		t.Logf("%d points: %s", len(points), strings.Join(points, ", "))
 		if len(points) == 0 {
 			t.Errorf("%s passes no point: it cannot last", c.name)
@@ -339,7 +351,7 @@ func (b *crashBench) survey(c crashing) (before, after string, points []string) 
 
 // crashAt does the operation on a fresh mount, with the server killed at that point, and says whether it came there.
 func crashAt(t *testing.T, c crashing, before, after, point string) (hit bool) {
-	b := openCrashBench(t)
+	b := openCrashBench(t, c)
 	fail := func(format string, args ...any) {
 		t.Errorf("%s, killed at %q: %s", c.name, point, fmt.Sprintf(format, args...))
 	}

@@ -126,6 +126,20 @@ func differences(was, is string) (lines []string) {
 	return lines
 }
 
+// unlike waits until the namespace is as it was, and says what is not. Links go some time after the namespaces that they are in.
+func (n Netns) unlike(t testing.TB, was string) error {
+	t.Helper()
+	for end := time.Now().Add(Patiently(settle)); ; time.Sleep(20 * time.Millisecond) {
+		left := differences(was, n.state(t))
+		if len(left) == 0 {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("the network %s is not as it was:\n%s", n, indent(left))
+		}
+	}
+}
+
 // The addresses of a [World].
 const (
 	Host4, Host6       = "192.0.2.1", "2001:db8:1::1"
@@ -182,14 +196,8 @@ func NewWorld(t testing.TB) *World {
 		if err := i.Close(); err != nil {
 			t.Error(err)
 		}
-		var left []string
-		for end := time.Now().Add(Patiently(settle)); ; time.Sleep(20 * time.Millisecond) { // links go after the namespaces that they are in
-			if left = differences(host, w.Host.state(t)); len(left) == 0 || time.Now().After(end) {
-				break
-			}
-		}
-		if left = append(left, differences(outside, w.Outside.state(t))...); len(left) > 0 {
-			t.Errorf("the network is not as it was:\n%s", indent(left))
+		if err := errors.Join(w.Host.unlike(t, host), w.Outside.unlike(t, outside)); err != nil {
+			t.Error(err)
 		}
 	})
 	return w
@@ -248,9 +256,21 @@ func (w *World) Down(names ...string) {
 // Say runs a program in a container that runs, and returns what it says.
 func (w *World) Say(container, cmd string) string {
 	w.T.Helper()
-	return strings.TrimSuffix(w.Sh(`cd %s/exec; x=x$(date +%%N); mkdir $x; printf '%%s\n' '%s' > $x/cmd; echo 1 > $x/start; cat $x/wait > /dev/null; cat $x/log; rmdir $x`,
-		container, strings.ReplaceAll(cmd, "'", `'\''`)), "\n")
+	x := fmt.Sprintf("%s/exec/x%d", container, execs.Add(1))
+	if err := os.Mkdir(filepath.Join(w.Dir, x), 0o755); err != nil {
+		w.T.Fatal(err)
+	}
+	w.Write(x+"/cmd", cmd)
+	w.Write(x+"/start", "1")
+	w.Read(x + "/wait")
+	said := w.Read(x + "/log")
+	if err := os.Remove(filepath.Join(w.Dir, x)); err != nil {
+		w.T.Error(err)
+	}
+	return said
 }
+
+var execs atomic.Int64 // one number for each
 
 // Ask has peer ask several questions at once, from a container or from a namespace, and returns the answers.
 func (w *World) Ask(from any, questions ...string) []string {
@@ -279,6 +299,9 @@ func (w *World) Answers(from any, pairs ...string) {
 	w.T.Helper()
 	var questions, wanted []string
 	for pair := range slices.Chunk(pairs, 2) {
+		if pair[1] == "error: timeout" {
+			pair[0] = "never " + pair[0]
+		}
 		questions, wanted = append(questions, pair[0]), append(wanted, pair[1])
 	}
 	for i, got := range w.Ask(from, questions...) {

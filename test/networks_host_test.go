@@ -275,7 +275,7 @@ func TestNetworksSurvive(t *testing.T) {
 	w.Host.IP(t, "link del "+link)
 	w.Up("web", "bridge")
 	w.Up("app", "bridge")
-	Eventually(t, "they find each other", 5*time.Second, func() bool { return strings.HasPrefix(w.Ask("app", "tcp " + on(w.Link("web").V4, "80"))[0], "web ") })
+	Eventually(t, "they find each other", 5*time.Second, func() bool { return strings.HasPrefix(w.Ask("app", "tcp "+on(w.Link("web").V4, "80"))[0], "web ") })
 	w.Answers("app", "tcp web:80", "~ web .*")
 	w.Run("stays", "bridge", "sleep 1000") // for umount --stop to stop
 	for _, line := range w.failures() {

@@ -40,6 +40,8 @@ func TestNetworks(t *testing.T) {
 		{"leases", testLeases},
 		{"etc", testEtc},
 		{"nested", testNested},
+		{"crowd", testCrowd},
+		{"flood", testFlood},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(w.during(t)) })
 	}

@@ -15,6 +15,7 @@
 //	peer push ADDRESS:PORT N   sends N bytes there, waits until they have been taken, and prints how many milliseconds that took
 //	peer pull ADDRESS:PORT N   the same in the other direction
 //	peer escape ADDRESS...     tries everything to get a packet to these addresses
+//	peer never QUESTION        is one of the above that nothing should answer, and does not wait long for that
 //
 // What goes wrong is printed, too, as "error: ...": an answer like any other. Several of these with ";" between them are done at the
 // same time, and their answers are printed in their order.
@@ -37,8 +38,11 @@ import (
 	"time"
 )
 
-// patience is how long an answer may take. A test that wants none waits for as long.
-const patience = time.Second
+// patience is how long an answer may take, and impatience how long one is waited for that should not come.
+const (
+	patience   = 2 * time.Second
+	impatience = 300 * time.Millisecond
+)
 
 func main() {
 	var answers []chan string
@@ -69,18 +73,21 @@ func splitSeq(args []string) func(func([]string) bool) {
 }
 
 func do(words []string) string {
-	args := append(slices.Clone(words), "", "", "")
+	args, wait := append(slices.Clone(words), "", "", ""), patience
+	if args[0] == "never" {
+		args, words, wait = args[1:], words[1:], impatience
+	}
 	var text string
 	var err error
 	switch args[0] {
 	case "serve":
 		err = serve(args[1], args[2])
 	case "tcp":
-		text, err = tcp(args[1])
+		text, err = tcp(args[1], wait)
 	case "udp":
-		text, err = udp(args[1], number(args[2]))
+		text, err = udp(args[1], number(args[2]), wait)
 	case "ping":
-		text, err = ping(args[1], number(args[2]))
+		text, err = ping(args[1], number(args[2]), wait)
 	case "name":
 		text, err = look(args[1], net.DefaultResolver.LookupHost)
 	case "owner":
@@ -171,18 +178,18 @@ func host(a net.Addr) string {
 	return at.Addr().Unmap().String()
 }
 
-func tcp(to string) (string, error) {
-	c, err := net.DialTimeout("tcp", to, patience)
+func tcp(to string, wait time.Duration) (string, error) {
+	c, err := net.DialTimeout("tcp", to, wait)
 	if err != nil {
 		return "", err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(wait))
 	text, err := io.ReadAll(c)
 	return strings.TrimSpace(string(text)), err
 }
 
-func udp(to string, size int) (string, error) {
+func udp(to string, size int, wait time.Duration) (string, error) {
 	c, err := net.Dial("udp", to)
 	if err != nil {
 		return "", err
@@ -193,7 +200,7 @@ func udp(to string, size int) (string, error) {
 		return "", err
 	}
 	answer := make([]byte, 1<<16)
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(wait))
 	n, err := c.Read(answer)
 	if err != nil {
 		return "", err
@@ -213,7 +220,7 @@ const (
 
 var pings atomic.Int32 // each of a process has its own number
 
-func ping(to string, size int) (string, error) {
+func ping(to string, size int, wait time.Duration) (string, error) {
 	addr, err := netip.ParseAddr(to)
 	if err != nil {
 		return "", err
@@ -235,7 +242,7 @@ func ping(to string, size int) (string, error) {
 	if _, err := c.WriteTo(question, &net.IPAddr{IP: addr.AsSlice()}); err != nil {
 		return "", err
 	}
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(wait))
 	for buf := make([]byte, 1<<16); ; {
 		n, from, err := c.ReadFrom(buf)
 		if err != nil {

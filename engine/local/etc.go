@@ -87,7 +87,7 @@ func resolving(config *engine.Config, wires []wire, host bool) (servers []netip.
 	for _, w := range wires {
 		c := w.n.View().Config
 		if c.Driver == engine.DriverBridge {
-			return c.Gateways, nil, nil
+			return c.Gateways, nil, []string{"ndots:0"} // a name is asked for as it is written, the host's search domains are not for it
 		}
 	}
 	if servers = config.DNS(); len(servers) > 0 {

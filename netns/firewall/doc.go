@@ -52,7 +52,7 @@
 //
 // A transaction that the kernel refuses changes nothing. Established flows go through when a table is made anew, or deleted; no
 // connection is cut when a port is published no more. UDP flows that do not go where their port says now are forgotten, which
-// takes the kernel 10 to 20 ms; those of ports that were unpublished while no server ran stay until they are quiet for two minutes.
+// takes the kernel some 20 ms; those of ports that were unpublished while no server ran stay until they are quiet for two minutes.
 // Between somebody's `nft flush ruleset` and the repair, about 60 ms, nothing is published, NATed or isolated, and nobody is guarded
 // against.
 //

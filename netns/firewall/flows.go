@@ -14,7 +14,7 @@ import (
 // are asked for the first packet of a flow, and a flow lasts as long as packets come: a client that asks every ten seconds would
 // never reach a container that has been published since, nor leave one that is not any more.
 //
-// The kernel looks through its whole table for this, once for each family: 10 to 20 ms for its usual 262144 buckets, however few flows
+// The kernel looks through its whole table for this, once for each family: some 20 ms for 262144 buckets, however few flows
 // there are.
 //
 // No flow is touched for TCP: a connection that was is one that may be.

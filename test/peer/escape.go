@@ -75,7 +75,7 @@ func frames(l net.Interface, to netip.Addr) {
 	if to.Is6() {
 		proto = 0x86dd
 	}
-	fd, err := syscall.Socket(syscall.AF_PACKET, syscall.SOCK_DGRAM, 0)
+	fd, err := syscall.Socket(syscall.AF_PACKET, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return
 	}

@@ -158,8 +158,10 @@ type Container interface {
 	Root() (path string, ok bool)
 	OpenRoot() (path string, err error)
 
-	// Net tells of its networks while it runs; nil otherwise.
+	// Net tells of the links of its networks while it runs, and NetStats of what went through them, as "eth0.rx_bytes", in a stable
+	// order; nil otherwise.
 	Net() []NetLink
+	NetStats() []Stat
 
 	// Execs lists the further programs of the container, sorted by name.
 	Execs() []Exec

@@ -262,5 +262,4 @@ type NetLink struct {
 	MTU       int
 	Addresses []netip.Prefix
 	Gateways  []netip.Addr
-	Counters  []Stat // "rx_bytes", in a stable order
 }

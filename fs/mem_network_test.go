@@ -119,5 +119,12 @@ func (c *memContainer) Net() []engine.NetLink {
 		return nil
 	}
 	return []engine.NetLink{{Name: "eth0", Network: "blue", MAC: "02:00:00:00:00:01", MTU: 1500, Addresses: []netip.Prefix{netip.MustParsePrefix("10.1.2.3/24")},
-		Gateways: []netip.Addr{netip.MustParseAddr("10.1.2.1")}, Counters: []engine.Stat{{Name: "rx_bytes", Value: 7}, {Name: "tx_bytes", Value: 8}}}}
+		Gateways: []netip.Addr{netip.MustParseAddr("10.1.2.1")}}}
+}
+
+func (c *memContainer) NetStats() []engine.Stat {
+	if !c.View().State.Active() {
+		return nil
+	}
+	return []engine.Stat{{Name: "eth0.rx_bytes", Value: 7}, {Name: "eth0.tx_bytes", Value: 8}}
 }

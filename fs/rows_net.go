@@ -16,7 +16,7 @@ var netRows = []row{
 		help: "[ADDRESS:]HOSTPORT:PORT a line, or with /udp behind it: a port of this machine's that leads to one of the container's; 127.0.0.1 where no address is given"},
 	{name: "net.address", shape: keyed, read: ofContainer(func(c engine.Container) (string, error) { return addressText(c.Net()), nil }),
 		help: "LINK NETWORK MAC ADDRESS... via GATEWAY... a line, while it runs in networks of its own"},
-	{name: "net.stat", shape: keyed, read: ofContainer(func(c engine.Container) (string, error) { return netStatText(c.Net()), nil }),
+	{name: "net.stat", shape: keyed, read: ofContainer(func(c engine.Container) (string, error) { return netStatText(c.NetStats()), nil }),
 		help: "LINK.COUNTER NUMBER a line, as the container counts: rx is what it receives"},
 	{name: "net.hosts", shape: list, def: "none",
 		read: ofItems((*engine.Config).Hosts), list: &listing{(*engine.Config).Hosts, (*engine.Config).SetHosts},
@@ -63,12 +63,10 @@ func addressText(links []engine.NetLink) string {
 	return b.String()
 }
 
-func netStatText(links []engine.NetLink) string {
+func netStatText(stats []engine.Stat) string {
 	var b strings.Builder
-	for _, l := range links {
-		for _, c := range l.Counters {
-			fmt.Fprintf(&b, "%s.%s %d\n", l.Name, c.Name, c.Value)
-		}
+	for _, s := range stats {
+		fmt.Fprintf(&b, "%s %d\n", s.Name, s.Value)
 	}
 	return b.String()
 }

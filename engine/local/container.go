@@ -72,6 +72,8 @@ type container struct {
 
 	wires []wire // guarded by mu; the links of its network namespace, which runs or is pinned
 
+	seen *seen // guarded by mu; what the kernel said of them last
+
 	landlord *container   // guarded by mu; who has made the mounts that it runs in, nil for itself and for nobody
 	tenants  atomic.Int32 // who runs in mounts that it has made, and starts on their way that enter its mount namespace
 

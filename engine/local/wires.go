@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -314,37 +315,71 @@ func (c *container) wiresOf(config *engine.Config, ns *os.File) (wires []wire, e
 	return wires, nil
 }
 
-// Net implements [engine.Container]. It asks the kernel: what a program has changed itself shows.
-func (c *container) Net() (out []engine.NetLink) {
+// seen is what the kernel said of the links of a run.
+type seen struct {
+	pid   int
+	links []engine.NetLink
+}
+
+// Net implements [engine.Container]. The kernel is asked once in a run, unless the program may change what it says: whoever lists the
+// files of many containers asks each of them for its size.
+func (c *container) Net() []engine.NetLink {
 	c.mu.Lock()
-	pid, wires, own := c.pid, c.wires, c.rec.Config.Namespace(specs.NetworkNamespace).New()
+	pid, wires, last, config := c.pid, c.wires, c.seen, c.rec.Config
 	c.mu.Unlock()
-	if pid == 0 || !own {
+	if pid == 0 || len(wires) == 0 {
 		return nil
 	}
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if last != nil && last.pid == pid && !slices.Contains(config.Caps(), "CAP_NET_ADMIN") {
+		return last.links
+	}
+	links, err := c.look(pid, wires)
 	if err != nil || !c.still(pid) {
 		return nil
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.seen = &seen{pid, links}
+	return links
+}
+
+// look asks the kernel for the links of a process.
+func (c *container) look(pid int, wires []wire) (out []engine.NetLink, err error) {
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		return nil, err
+	}
 	defer ns.Close()
 	links, err := netns.Interfaces(ns)
-	if err != nil {
+	for _, l := range links {
+		x := engine.NetLink{Name: l.Name, MAC: net.HardwareAddr(l.MAC).String(), MTU: l.MTU, Addresses: l.Addresses, Gateways: l.Gateways}
+		if i := slices.IndexFunc(wires, func(w wire) bool { return w.name == l.Name }); i >= 0 {
+			x.Network = wires[i].n.name
+		}
+		out = append(out, x)
+	}
+	return out, err
+}
+
+// NetStats implements [engine.Container].
+func (c *container) NetStats() (out []engine.Stat) {
+	c.mu.Lock()
+	pid, wires := c.pid, c.wires
+	c.mu.Unlock()
+	if pid == 0 || len(wires) == 0 {
 		return nil
 	}
 	counters, err := netns.CountersOf(pid)
 	if err != nil || !c.still(pid) {
 		return nil
 	}
-	for _, l := range links {
-		x := engine.NetLink{Name: l.Name, MAC: net.HardwareAddr(l.MAC).String(), MTU: l.MTU, Addresses: l.Addresses, Gateways: l.Gateways}
-		if i := slices.IndexFunc(wires, func(w wire) bool { return w.name == l.Name }); i >= 0 {
-			x.Network = wires[i].n.name
-		}
-		k := counters[l.Name]
-		x.Counters = []engine.Stat{{Name: "rx_bytes", Value: k.RxBytes}, {Name: "rx_packets", Value: k.RxPackets}, {Name: "rx_errors", Value: k.RxErrors},
+	for _, name := range slices.Sorted(maps.Keys(counters)) {
+		k := counters[name]
+		for _, s := range []engine.Stat{{Name: "rx_bytes", Value: k.RxBytes}, {Name: "rx_packets", Value: k.RxPackets}, {Name: "rx_errors", Value: k.RxErrors},
 			{Name: "rx_dropped", Value: k.RxDropped}, {Name: "tx_bytes", Value: k.TxBytes}, {Name: "tx_packets", Value: k.TxPackets},
-			{Name: "tx_errors", Value: k.TxErrors}, {Name: "tx_dropped", Value: k.TxDropped}}
-		out = append(out, x)
+			{Name: "tx_errors", Value: k.TxErrors}, {Name: "tx_dropped", Value: k.TxDropped}} {
+			out = append(out, engine.Stat{Name: name + "." + s.Name, Value: s.Value})
+		}
 	}
 	return out
 }

@@ -61,12 +61,16 @@ func (m *Tree) listen(name, flags string, settings ...string) (address string) {
 var clientLimit = Patiently(20 * time.Second)
 
 // ask connects, says a line, and returns the answer.
-func ask(network, address, line string) (string, error) {
+func ask(network, address, line string) (string, error) { return askLater(network, address, line, 0) }
+
+// askLater connects, and says the line after a while.
+func askLater(network, address, line string, after time.Duration) (string, error) {
 	c, err := net.DialTimeout(network, address, clientLimit)
 	if err != nil {
 		return "", err
 	}
 	defer c.Close()
+	time.Sleep(after)
 	c.SetDeadline(time.Now().Add(clientLimit))
 	if _, err := fmt.Fprintln(c, line); err != nil {
 		return "", err
@@ -191,7 +195,11 @@ func TestListenIdle(t *testing.T) {
 		all.Go(func() {
 			for n := 0; m.runs(name) <= wakes && n < 20*wakes; n++ {
 				line := fmt.Sprint("client ", asked.Add(1))
-				if got, err := ask("tcp", address, line); err != nil || got != "web "+line {
+				after := time.Duration(0)
+				if flags != "" { // somebody is there when it is to be killed
+					after = time.Duration(rand.IntN(700)) * time.Millisecond
+				}
+				if got, err := askLater("tcp", address, line, after); err != nil || got != "web "+line {
 					t.Errorf("%s: %q (%v)", name, got, err)
 					return
 				}

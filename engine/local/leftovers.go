@@ -29,22 +29,21 @@ func (c *container) endLeftovers() {
 				return
 			}
 			for _, pid := range pids {
-				killIn(group, pid)
+				killIn(group, pid, unix.SIGKILL)
 			}
 		}
 		c.e.log.Warn("processes of a container that has exited do not die", "container", c.id)
 	})
 }
 
-// killIn kills a process that is in a group. The descriptor is opened before the second look, so that it cannot be that of
+// killIn sends a signal to a process that is in a group, and says whether it has. The descriptor is opened before the second look, so that it cannot be that of
 // another process which has got the number meanwhile.
-func killIn(group *cgroup.Group, pid int) {
+func killIn(group *cgroup.Group, pid int, sig unix.Signal) bool {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return
+		return false
 	}
 	defer unix.Close(fd)
-	if pids, err := group.OwnProcs(); err == nil && slices.Contains(pids, pid) {
-		unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
-	}
+	pids, err := group.OwnProcs()
+	return err == nil && slices.Contains(pids, pid) && unix.PidfdSendSignal(fd, sig, nil, 0) == nil
 }

@@ -3,6 +3,8 @@ package local
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -134,7 +136,7 @@ func (c *container) retire(ctx context.Context, started time.Time) (done bool) {
 	}
 	if !c.busy(v) {
 		c.noteStop(forIdle)
-		if err = c.signal("stop", sig); err == nil {
+		if err = c.signalProgram(v, sig); err == nil {
 			c.stopping(v, sig)
 			done = true
 		}
@@ -179,9 +181,71 @@ func (c *container) killStill() error {
 		return err
 	}
 	if !c.busy(c.View()) {
-		err = c.signal("stop", syscall.SIGKILL)
+		err = c.killAll()
 	}
 	return errors.Join(err, thaw())
+}
+
+// killAll kills what runs in the container, each by itself: what died with PID 1 only would go on for a moment, and might accept. It is
+// frozen, so nobody forks.
+func (c *container) killAll() error {
+	c.mu.Lock()
+	group := c.group
+	c.mu.Unlock()
+	if group == nil {
+		return nil // it has just exited
+	}
+	pids, err := group.OwnProcs()
+	for _, pid := range pids {
+		killIn(group, pid, syscall.SIGKILL)
+	}
+	return errors.Join(err, c.signal("stop", syscall.SIGKILL))
+}
+
+// signalProgram sends a signal to the program itself, while it is frozen: by way of a reaper it would come later, when it may have
+// accepted again. The reaper ends as it does.
+func (c *container) signalProgram(v *engine.View, sig syscall.Signal) error {
+	c.mu.Lock()
+	group := c.group
+	c.mu.Unlock()
+	if v.Config.Init() && group != nil {
+		for _, pid := range programOf(v.PID) {
+			if killIn(group, pid, sig) {
+				return nil
+			}
+		}
+	}
+	return c.signal("stop", sig)
+}
+
+// programOf finds the child of a reaper that it has been told is the program.
+func programOf(reaper int) []int {
+	dir := fmt.Sprintf("/proc/%d/", reaper)
+	line, err := os.ReadFile(dir + "cmdline")
+	args := strings.Split(string(line), "\x00")
+	if err != nil || len(args) < 2 {
+		return nil
+	}
+	wanted := strings.TrimLeft(args[1], "0") // as it counts
+	children, err := os.ReadFile(dir + fmt.Sprintf("task/%d/children", reaper))
+	if err != nil { // the kernel does not tell
+		return nil
+	}
+	for text := range strings.FieldsSeq(string(children)) {
+		status, err := os.ReadFile("/proc/" + text + "/status")
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(status)) {
+			if ids, ok := strings.CutPrefix(line, "NSpid:"); ok {
+				f := strings.Fields(ids)
+				if pid, err := strconv.Atoi(text); err == nil && len(f) > 0 && f[len(f)-1] == wanted {
+					return []int{pid}
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // quieten freezes the program without anybody noticing. It is on record, so that the next server thaws it.

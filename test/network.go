@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -238,11 +239,11 @@ func (w *World) Up(name, net string, settings ...string) {
 	Eventually(w.T, name+" serves", 10*time.Second, func() bool { return strings.HasPrefix(w.Read(name+"/log"), "up") })
 }
 
-// Run starts a container in networks.
+// Run starts a container in networks, which does not linger when the mount is taken down.
 func (w *World) Run(name, net, cmd string, settings ...string) {
 	w.T.Helper()
 	w.Root()
-	w.Start(name, cmd, append([]string{"net", net}, settings...)...)
+	w.Start(name, cmd, append([]string{"net", net, "stop.timeout", "0"}, settings...)...)
 }
 
 // Down ends containers and removes them.
@@ -392,15 +393,11 @@ func (n Netns) Sniff(t testing.TB, link string) *Sniffer {
 			return err
 		}
 		s.file = os.NewFile(uintptr(fd), "packets")
-		text, err := os.ReadFile("/proc/net/dev_snmp6/" + link) // /sys shows the namespace in which it was mounted
+		l, err := net.InterfaceByName(link) // /sys shows the links of the namespace in which it was mounted
 		if err != nil {
 			return err
 		}
-		var index int
-		if _, err := fmt.Sscanf(string(text), "ifIndex %d", &index); err != nil {
-			return err
-		}
-		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: index})
+		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: l.Index})
 	})
 	if err != nil {
 		t.Fatal(err)

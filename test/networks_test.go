@@ -121,7 +121,18 @@ func testPorts(w *World) {
 	w.Answers(w.Host, "tcp 127.0.0.1:8080", "~ shop .*", "udp 127.0.0.1:8080 1", "~ shop .*", "tcp 127.0.0.1:8081", "~ shop .*", "tcp 127.0.0.2:8080", "~ shop .*",
 		"tcp [::1]:8080", "error: connection refused", "tcp 127.0.0.2:8081", "error: connection refused", "udp 127.0.0.1:8081 1", "error: connection refused")
 	w.Down("shop", "far")
-	w.Answers(w.Outside, "tcp "+on(Host4, "8080"), "error: connection refused", "udp "+on(Host6, "8080")+" 1", "error: connection refused")
+	// Who has seen it stop can have its ports at once.
+	w.Run("next", "bridge", "sleep 1000")
+	w.Run("brief", "bridge", "true", "net.ports", "0.0.0.0:8080:80")
+	for range 10 {
+		w.Read("brief/wait")
+		w.Write("next/net.ports", "0.0.0.0:8080:80")
+		w.Write("next/net.ports", "")
+		w.Write("brief/start", "1")
+	}
+	w.Down("brief", "next")
+	Eventually(w.T, "nobody has the port", patience, func() bool { return w.Ask(w.Outside, "never tcp "+on(Host4, "8080"))[0] == "error: connection refused" })
+	w.Answers(w.Outside, "udp "+on(Host6, "8080")+" 1", "error: connection refused")
 	w.Answers(w.Host, "tcp 127.0.0.1:8081", "error: connection refused")
 	w.Sh("rmdir networks/red")
 }

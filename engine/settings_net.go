@@ -190,7 +190,7 @@ func lines[T fmt.Stringer](items []T) (out []string) {
 	return out
 }
 
-const portsCure = "write [ADDRESS:]HOSTPORT:PORT[/tcp|udp], such as 8080:80, 0.0.0.0:53:53/udp or [fd00::1]:80:80; without an address it is 127.0.0.1"
+const portsCure = "write [ADDRESS:]HOSTPORT:PORT[/tcp|udp], such as 8080:80, 0.0.0.0:5353:53/udp or [fd00::1]:80:80; without an address it is 127.0.0.1"
 
 // SetPorts sets them.
 func (c *Config) SetPorts(items []string) error {

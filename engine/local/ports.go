@@ -127,6 +127,9 @@ func (s *networks) portError(p engine.Port, err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		out.Err, out.Why, out.Cure = nil, "that port of this machine is taken by a program: see ss -tulpn", "choose another port, or stop what has it"
+		if p.HostPort == 53 && p.Host.IsUnspecified() {
+			out.Why, out.Cure = "at port 53 of their gateways networks answer for names", "publish it on one address of this machine's, not on all"
+		}
 		for id, all := range s.published {
 			for _, o := range all {
 				if o.port.HostPort == p.HostPort && o.port.Proto == p.Proto && o.port.Host.Is4() == p.Host.Is4() {

@@ -33,6 +33,7 @@
 //	shell: bash            or "busybox sh"; dash otherwise
 //	needs: rsync tree      programs without which the transcript cannot run
 //	timeout: 30s           for each command; 10s otherwise
+//	world: yes             ctrfs is mounted in a network namespace of its own, HOST, which stands for this machine ([World])
 //
 // Every file has a mount of its own, and these variables: MNT the mount, CTRFS the program, STATE and RUN its
 // directories, TMP an empty scratch directory, ROOT a directory with nothing but a static busybox and its names. When it ends, the mount is
@@ -42,6 +43,9 @@
 //
 // What a shell cannot say is in Go, on the same ground: [MountFor] gives a [Tree], Sh runs shell text on it. They need
 // root; without it they fail where CI is set in the environment, and are skipped, with the reason, where it is not.
+//
+// Networks are made in a [World]: two network namespaces, one that is this machine to the ctrfs that is mounted in it, and one that is
+// the world. Packets are sent and answered by test/peer, in containers and beside them.
 //
 // TestCrashPoints (crash_test.go) kills the server after each single step of an operation that outlives it, which package
 // engine/crash makes possible in a program built with the tag crashpoints; -every is for steps, too, that are taken many times.

@@ -31,7 +31,7 @@ func TestPages(t *testing.T) {
 			}
 			tr.Shell = []string{"bash"}
 			requirePrograms(t, []string{"bash", "nsenter", "ip", "nft"})
-			tr.Run(MountFor(t).Shell("bash"), func(failure string) { t.Error(failure) })
+			tr.Run(mountFor(t, strings.Contains(session, "networks/")).Shell("bash"), func(failure string) { t.Error(failure) })
 		})
 	}
 	if ran == 0 {

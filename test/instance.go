@@ -283,5 +283,9 @@ func tail(text []byte) []byte {
 
 // Env is what the instance's shells find in their environment. GORACE is for a program with the race detector.
 func (i *Instance) Env(root string) []string {
-	return []string{"MNT=" + i.Dir, "CTRFS=" + i.Binary, "STATE=" + i.State, "RUN=" + i.Run, "TMP=" + i.Tmp, "ROOT=" + root, "GORACE=" + os.Getenv("GORACE")}
+	host := ""
+	if i.Netns != "" {
+		host = i.Netns.Path()
+	}
+	return []string{"HOST=" + host, "MNT=" + i.Dir, "CTRFS=" + i.Binary, "STATE=" + i.State, "RUN=" + i.Run, "TMP=" + i.Tmp, "ROOT=" + root, "GORACE=" + os.Getenv("GORACE")}
 }

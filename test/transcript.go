@@ -14,6 +14,7 @@ type Transcript struct {
 	Shell   []string // argument vector
 	Needs   []string // programs
 	Timeout time.Duration
+	World   bool // mounted in a [World]
 	steps   []step
 }
 
@@ -75,6 +76,8 @@ func (tr *Transcript) header(line string) error {
 		tr.Needs = strings.Fields(value)
 	case "timeout":
 		tr.Timeout, err = time.ParseDuration(value)
+	case "world":
+		tr.World = true
 	case "":
 	default:
 		err = fmt.Errorf("neither a header nor a command: %q", line)

@@ -29,10 +29,18 @@ func TestTranscripts(t *testing.T) {
 				t.Fatal(err)
 			}
 			requirePrograms(t, append(tr.Needs, tr.Shell[0]))
-			m := MountFor(t)
+			m := mountFor(t, tr.World)
 			tr.Run(m.Shell(tr.Shell...), func(failure string) { t.Error(failure) })
 		})
 	}
+}
+
+// mountFor mounts ctrfs in the tests' own network namespace, or in a world where it may change that of the host.
+func mountFor(t *testing.T, world bool) *Tree {
+	if world {
+		return MountWorld(t).Tree
+	}
+	return MountFor(t)
 }
 
 func requirePrograms(t *testing.T, names []string) {

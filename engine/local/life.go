@@ -64,6 +64,9 @@ func (c *container) take(x keeper.Exit) bool {
 	c.pid, c.pidfd, c.root, c.mounts, c.steps = 0, nil, nil, nil, nil
 	c.unwired()
 	unwired := len(c.wires) == 0
+	if unwired {
+		c.e.networks.ended.Store(c.id, nil) // whoever hears of the exit may have its ports
+	}
 	c.moveIn(nil)
 	if c.reads && !c.rec.Config.Extension.StdinOpen { // under the lock: it may be switched on at any moment
 		c.input().drop()

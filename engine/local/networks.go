@@ -41,6 +41,9 @@ type networks struct {
 	published map[string][]published // guarded by fire; the ports of each container, by its id
 	applied   bool                   // guarded by fire; there is a table
 
+	stale bool     // guarded by fire; the table has ports that are not published any more
+	ended sync.Map // the ids of containers that have stopped, and whose ports may not be closed yet
+
 	guarded4, guarded6 []string // guarded by fire; links that forward for networks only
 }
 

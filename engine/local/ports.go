@@ -26,10 +26,11 @@ type published struct {
 func (s *networks) publish(id string, config *engine.Config, wires []wire) (err error) {
 	s.fire.Lock()
 	defer s.fire.Unlock()
-	old := s.published[id]
-	if len(old) == 0 && len(config.Ports()) == 0 {
+	if len(s.published[id]) == 0 && len(config.Ports()) == 0 {
 		return nil
 	}
+	s.bury()
+	old := s.published[id]
 	var next, fresh []published
 	defer func() {
 		if err != nil {
@@ -63,6 +64,20 @@ func (s *networks) publish(id string, config *engine.Config, wires []wire) (err 
 	}
 	closePorts(slices.DeleteFunc(slices.Clone(old), func(o published) bool { return slices.Contains(next, o) }))
 	return nil
+}
+
+// bury closes the ports of containers that have stopped, which is done behind their backs otherwise. s.fire is held, and the table is to
+// be applied next.
+func (s *networks) bury() {
+	s.ended.Range(func(id, _ any) bool {
+		s.ended.Delete(id)
+		if all := s.published[id.(string)]; len(all) > 0 {
+			closePorts(all)
+			delete(s.published, id.(string))
+			s.stale = true
+		}
+		return true
+	})
 }
 
 func closePorts(all []published) {
@@ -150,8 +165,9 @@ func (s *networks) portError(p engine.Port, err error) error {
 func (s *networks) unpublish(id string) {
 	s.fire.Lock()
 	defer s.fire.Unlock()
+	s.ended.Delete(id)
 	old := s.published[id]
-	if len(old) == 0 {
+	if len(old) == 0 && !s.stale {
 		return
 	}
 	delete(s.published, id)
@@ -175,7 +191,9 @@ func (s *networks) reapply() error {
 		return nil // nothing leads to a macvlan
 	}
 	w.Guarded4, w.Guarded6 = s.guarded4, s.guarded6
-	return s.table.Apply(w)
+	err := s.table.Apply(w)
+	s.stale = s.stale && err != nil
+	return err
 }
 
 // wanted is what the table has to do, but for guarding. s.fire is held.

@@ -148,6 +148,7 @@ func (s *starting) run() error {
 	if err = c.e.networks.publish(c.id, s.view.Config, s.around.wires); err != nil {
 		return err
 	}
+	c.expect(s.around.wires)
 	if err = s.launch(files); err != nil {
 		return err
 	}
@@ -457,6 +458,7 @@ func (s *starting) undo() {
 	if s.around != nil {
 		c.e.ids.give(s.around.first)
 		c.unlease(s.around.wires)
+		c.unexpect()
 		if len(s.around.wires) > 0 {
 			c.e.networks.unpublish(c.id)
 		}

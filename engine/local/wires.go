@@ -210,6 +210,33 @@ func (c *container) rewire(old, next *engine.Config) (back func(), err error) {
 	}, nil
 }
 
+// expect makes a container known in its networks before it is launched: its program may ask for a name at once, and is answered by who
+// asks.
+func (c *container) expect(wires []wire) {
+	if len(wires) == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wires = wires
+	for _, w := range wires {
+		w.n.zone.stale.Store(true)
+	}
+}
+
+// unexpect takes that back, after a start that failed.
+func (c *container) unexpect() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pins[specs.NetworkNamespace] != nil {
+		return // it had them before
+	}
+	for _, w := range c.wires {
+		w.n.zone.stale.Store(true)
+	}
+	c.wires = nil
+}
+
 // wired makes wires the container's, in memory: the record follows with the next change or the exit. c.mu is held.
 func (c *container) wired(wires []wire) {
 	c.wires = wires

@@ -35,7 +35,7 @@ var controlRows = []row{
 		help: "a header and one line a process: host pid, pid inside, user inside, state, bytes resident, seconds of cpu, command"},
 	{name: "stats", shape: keyed, read: ofContainer(statsOne),
 		help: "counters and gauges, numbers only, of the container and those in it; net of its own namespace while it runs"},
-	{name: "events", shape: stream, feed: func(s source) engine.Events { return s.tree.engine.Events(s.c) },
+	{name: "events", shape: stream, mine: true, feed: func(s source) engine.Events { return s.sight.events(s.tree.engine.Events(s.c)) },
 		help: "as the root's events, of this container and those in it; ends when it is removed"},
 	{name: "log", shape: logged, log: output,
 		help: "what the program wrote to stdout and stderr; kept after the exit, begun anew by start, continued by restarts"},

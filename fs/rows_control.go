@@ -31,7 +31,7 @@ var controlRows = []row{
 		help: "blocks until the container does not run, does not listen, and no restart is due, then reads as exit"},
 	{name: "status", shape: keyed, read: ofView(statusText),
 		help: "state, pid, started, finished, exit, signal, oom, restarts, restart.at, health, health.failures, health.last, rootfs, rootfs.mode, path, id"},
-	{name: "ps", shape: table, read: ofContainer(psOne),
+	{name: "ps", shape: table, mine: true, read: func(s source) (string, error) { return psOne(s.c, s.sight) },
 		help: "a header and one line a process: host pid, pid inside, user inside, state, bytes resident, seconds of cpu, command"},
 	{name: "stats", shape: keyed, read: ofContainer(statsOne),
 		help: "counters and gauges, numbers only, of the container and those in it; net of its own namespace while it runs"},

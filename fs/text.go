@@ -39,12 +39,14 @@ func oneLine(command string) string {
 }
 
 // psOne lists what runs in a container and below it; a header alone when nothing does.
-func psOne(c engine.Container) (string, error) {
+func psOne(c engine.Container, by *sight) (string, error) {
 	procs, err := c.Processes()
 	return aligned(func(w io.Writer) {
 		io.WriteString(w, psHeader)
 		for _, p := range procs {
-			psLine(w, p)
+			if by.seesPath(p.Container) {
+				psLine(w, p)
+			}
 		}
 	}), err
 }

@@ -27,6 +27,17 @@ func testTwo(w *World) {
 		w.T.Errorf("the members of red: %q, wanted %q", got, want)
 	}
 	w.refused("rmdir networks/red", "busy")
+	// The first thing that a program does may be to ask for a name, and in a network that is not the first.
+	w.Sh("mkdir networks/hush; echo 1 > networks/hush/internal")
+	crowd(24, func(i int) {
+		name := fmt.Sprint("q", i)
+		w.Run(name, "hush, red", "peer name r")
+		w.Read(name + "/wait")
+		if got := w.Read(name + "/log"); got != r.V4+" "+r.V6 {
+			w.T.Errorf("%s, which asks at once, hears of r: %s", name, got)
+		}
+	})
+	w.Sh("rmdir q[0-9]* networks/hush")
 	w.Down("both", "b", "r")
 	w.Sh("rmdir networks/blue networks/red")
 }

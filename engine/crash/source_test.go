@@ -30,6 +30,7 @@ var exempt = map[string]string{
 	"unmount":      "of the same",
 	"mount":        "of the same",
 	"removeInputs": "at the end of a mount, and of the server",
+	"text":         "on a file system that goes with the server",
 }
 
 // unused are those that no step needs.

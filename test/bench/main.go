@@ -29,7 +29,11 @@
 //
 //	go run ./test/bench -net 50
 //
-// what a network adds to a start, and to so many starts at once.
+// what a network adds to a start, and to so many starts at once; and
+//
+//	go run ./test/bench -iperf 5
+//
+// how fast containers in a network send, in so many turns of a second.
 package main
 
 import (
@@ -76,7 +80,15 @@ func main() {
 	root := flag.String("root", "", "an unpacked root with a /bin/true (default: a static busybox)")
 	many := flag.Int("crowd", 0, "instead, measure what reading costs with so many running containers")
 	nets := flag.Int("net", 0, "instead, measure what a network adds to a start, and to so many starts at once")
+	speed := flag.Int("iperf", 0, "instead, measure how fast containers in a network send, in so many turns")
 	flag.Parse()
+	if *speed > 0 {
+		if err := throughput(*speed); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if *nets > 0 {
 		if err := networks(*n, *nets); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)

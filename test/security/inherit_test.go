@@ -297,8 +297,8 @@ func TestDescriptorsOfListeners(t *testing.T) {
 			case strings.HasSuffix(fields[1], "/log"):
 				fields[1] = "LOG"
 			}
-			if n := strings.Index(got, "4 SOCKET;"); c.style == "fds" && n >= 0 {
-				break // of a run that follows, since this one takes nothing
+			if fields[0] == "0" && got != "" {
+				break // the run that follows, since this one takes nothing
 			}
 			got += fields[0] + " " + fields[1] + ";"
 		}

@@ -21,7 +21,8 @@ type principal struct {
 	groups []uint32
 }
 
-// callerOf is who sent a request. Its process waits for the answer, so its groups are its own while they are read.
+// callerOf is who sent a request. Its process waits for the answer, so its groups are its own while they are read. They do not count when it is
+// another user's than the request: who opened the file may have had a program with more rights write to it.
 func callerOf(by engine.Caller) principal {
 	p := principal{by.UID, []uint32{by.GID}}
 	text, err := readProc(fmt.Sprintf("/proc/%d/status", by.PID))
@@ -29,8 +30,13 @@ func callerOf(by engine.Caller) principal {
 		return p
 	}
 	for line := range strings.Lines(text) {
-		if words, ok := strings.CutPrefix(line, "Groups:"); ok {
-			p.groups = append(p.groups, numbers(strings.Fields(words))...)
+		key, words, _ := strings.Cut(line, ":")
+		ids := numbers(strings.Fields(words))
+		switch {
+		case key == "Uid" && slices.ContainsFunc(ids, func(id uint32) bool { return id != by.UID }):
+			return p
+		case key == "Groups":
+			p.groups = append(p.groups, ids...)
 		}
 	}
 	return p
@@ -163,6 +169,12 @@ func (c *container) mayStart(config *engine.Config) error {
 		return err
 	}
 	return c.mayUse(ownerOf(o), nil, config)
+}
+
+// strange reports whether the container belongs to somebody who is not root.
+func (c *container) strange() bool {
+	o, _ := c.Owner("")
+	return o.UID != 0
 }
 
 // ownMax is how many containers somebody who is not root may have: each costs the server memory, and the machine a directory.

@@ -53,7 +53,7 @@ func (d *dir) lookupRow(ctx context.Context, r *row, out *fuse.EntryOut) (*fs.In
 		return d.NewInode(ctx, s, at), 0
 	}
 	f := &file{common(), r, at.Ino}
-	f.fill(&out.Attr)
+	f.fill(&out.Attr, caller(ctx))
 	if !r.readable() || r.setting() || r.wait != nil {
 		out.SetAttrTimeout(moment)
 	}

@@ -26,8 +26,8 @@ const blockSize = maxValue
 
 // fill makes the attributes of this moment. A text that cannot be had counts as empty: the reader is told why, ls is not
 // stopped.
-func (f *file) fill(out *fuse.Attr) {
-	s := f.source()
+func (f *file) fill(out *fuse.Attr, by engine.Caller) {
+	s := f.sourceFor(by)
 	o := f.owner()
 	o.Mode = f.row.mode()
 	if who := f.subject(); who != nil {
@@ -67,8 +67,20 @@ func (f *file) waitSize(s source) uint64 {
 	return uint64(len(text) + 1)
 }
 
-// peek returns the text whose size is told, and keeps it for the read that follows.
+// sourceFor is what the text of a reader is made from.
+func (f *file) sourceFor(by engine.Caller) source {
+	s := f.source()
+	if f.row.mine {
+		s.sight = f.tree.sightOf(by)
+	}
+	return s
+}
+
+// peek returns the text whose size is told, and keeps it for the read that follows, if that shows the same to everybody.
 func (f *file) peek(s source) (string, error) {
+	if s.sight != nil {
+		return f.row.text(s)
+	}
 	now := f.stamp()
 	if text, ok := f.tree.memos.get(f.ino, now, false); ok {
 		return text, nil
@@ -81,7 +93,12 @@ func (f *file) peek(s source) (string, error) {
 }
 
 // text returns what a reader is shown. The first reading of a handle takes the text whose size was told.
-func (f *file) text(first bool) (string, error) {
+func (f *file) text(first bool, by *sight) (string, error) {
+	if by != nil {
+		s := f.source()
+		s.sight = by
+		return f.row.text(s)
+	}
 	if text, ok := f.tree.memos.get(f.ino, f.stamp(), true); ok && first {
 		return text, nil
 	}
@@ -90,15 +107,15 @@ func (f *file) text(first bool) (string, error) {
 
 // Getattr answers stat(2), and the question of permission at each open(2): an attribute timeout would save the latter, but
 // give a program that stats, writes and stats again an old size.
-func (f *file) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
-	f.fill(&out.Attr)
+func (f *file) Getattr(ctx context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	f.fill(&out.Attr, caller(ctx))
 	return 0
 }
 
 // Setattr keeps owner and mode. A new size is accepted and means nothing: truncation alone changes nothing.
 func (f *file) Setattr(ctx context.Context, fh fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 	var now fuse.Attr
-	f.fill(&now) // owner and mode may still be those of the directory and the table
+	f.fill(&now, caller(ctx)) // owner and mode may still be those of the directory and the table
 	o, ok := changed(engine.Owner{UID: now.Uid, GID: now.Gid, Mode: now.Mode & 0o777}, in)
 	if ok {
 		who := f.subject()
@@ -121,8 +138,10 @@ func (f *file) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, s
 		return nil, 0, f.refuse(f.row.unwritable())
 	}
 	h := &handle{file: f, opener: caller(ctx), add: flags&syscall.O_APPEND != 0}
+	s := f.sourceFor(h.opener)
+	h.sight = s.sight // later, another process may have the opener's number
 	if f.row.feed != nil {
-		h.feed = newFeed(f.row, f.source(), flags)
+		h.feed = newFeed(f.row, s, flags)
 	}
 	if f.row.log != nil && flags&syscall.O_ACCMODE != syscall.O_WRONLY {
 		var err error

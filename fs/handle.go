@@ -16,6 +16,7 @@ import (
 type handle struct {
 	file   *file
 	opener engine.Caller // immutable
+	sight  *sight        // immutable; what the opener can see of containers, where that matters
 	add    bool          // opened with O_APPEND
 	log    engine.Log    // of a log
 	feed   *feed         // of a stream that goes on
@@ -51,7 +52,7 @@ func (h *handle) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadRes
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.file.row.read != nil && (!h.read || off == 0 && !forPage(ctx)) {
-		text, err := h.file.text(!h.read)
+		text, err := h.file.text(!h.read, h.sight)
 		if err != nil {
 			return nil, h.file.refuse(err)
 		}

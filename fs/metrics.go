@@ -77,9 +77,9 @@ var metrics = []metric{
 }
 
 // metricsText shows every container in every family that it has a number for. A family without any is left out.
-func metricsText(t *tree) string {
+func metricsText(t *tree, by *sight) string {
 	var b strings.Builder
-	all := t.samples.take(t, "metrics")
+	all := by.samples(t.samples.take(t, "metrics"))
 	for i := range metrics {
 		metrics[i].write(&b, all)
 	}

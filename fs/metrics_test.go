@@ -77,7 +77,7 @@ func TestMetrics(t *testing.T) {
 		c.(*memContainer).view.Config.SetCmd("x")
 	}
 	e.get("web").Start(engine.Caller{})
-	text := metricsText(&tree{engine: e})
+	text := metricsText(&tree{engine: e}, nil)
 	p, err := parseMetrics(text)
 	if err != nil {
 		t.Fatalf("%v in\n%s", err, text)

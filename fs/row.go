@@ -18,6 +18,7 @@ type row struct {
 	live  bool   // a setting that takes effect at once; without it, EBUSY while the container is active
 	exact bool   // a keyed file whose values keep the spaces between their words
 	lines bool   // a single value that may span lines
+	mine  bool   // who is not root reads of containers that he can see only
 	def   string // the default in words, where the text that a new container's file has would not do
 	help  string // one line
 
@@ -48,6 +49,8 @@ type source struct {
 
 	image   engine.Image   // whom it is about instead
 	network engine.Network // likewise
+
+	sight *sight // what the reader of a personal file can see
 }
 
 // waiting is a stream that ends with what has happened.
@@ -233,6 +236,11 @@ func (r *row) byDefault() string {
 }
 
 // Readers, by what they look at.
+
+// inSight reads what depends on who reads.
+func inSight(get func(*tree, *sight) string) reader {
+	return func(s source) (string, error) { return get(s.tree, s.sight), nil }
+}
 
 func inRoot(get func(*tree) string) reader {
 	return func(s source) (string, error) { return get(s.tree), nil }

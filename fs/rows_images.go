@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/ctrfs/ctrfs/engine"
@@ -74,7 +75,9 @@ var imageRows = []row{
 		help: "when it was made, as its configuration says"},
 	{name: "notes", shape: list, read: ofContent(func(c *engine.ImageContent) string { return strings.Join(c.Notes, "\n") }),
 		help: "what of its archives was left out, such as device nodes, and why"},
-	{name: "used_by", shape: list, read: func(s source) (string, error) { return strings.Join(s.image.UsedBy(), "\n"), nil },
+	{name: "used_by", shape: list, mine: true, read: func(s source) (string, error) {
+		return strings.Join(slices.DeleteFunc(s.image.UsedBy(), func(path string) bool { return !s.sight.seesPath(path) }), "\n"), nil
+	},
 		help: "the containers whose image it is; as long as there is one, it cannot be removed"},
 }
 

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -81,7 +82,9 @@ var networksRows = []row{
 		read: ofNetwork(func(v *engine.NetworkView) string { return v.Config.Parent }),
 		tune: (*engine.NetworkConfig).SetParent,
 		help: "the link of this machine's that a macvlan lies on; write driver first"},
-	{name: "members", shape: list, read: func(s source) (string, error) { return lines(s.network.Members()), nil },
+	{name: "members", shape: list, mine: true, read: func(s source) (string, error) {
+		return lines(slices.DeleteFunc(s.network.Members(), func(m engine.Member) bool { return !s.sight.seesPath(m.Path) })), nil
+	},
 		help: "CONTAINER ADDRESS... a line: who has it as its net, and is not removed yet"},
 	{name: "interface", shape: single, read: ofNetwork(func(v *engine.NetworkView) string { return v.Link }),
 		help: "the link of this machine's that it is, as ip link shows it; empty until the first container needs it"},

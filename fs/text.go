@@ -39,19 +39,21 @@ func oneLine(command string) string {
 }
 
 // psOne lists what runs in a container and below it; a header alone when nothing does.
-func psOne(c engine.Container) (string, error) {
+func psOne(c engine.Container, by *sight) (string, error) {
 	procs, err := c.Processes()
 	return aligned(func(w io.Writer) {
 		io.WriteString(w, psHeader)
 		for _, p := range procs {
-			psLine(w, p)
+			if by.seesPath(p.Container) {
+				psLine(w, p)
+			}
 		}
 	}), err
 }
 
 // psAll asks the outermost containers only: each lists what runs below it, too. One that was removed meanwhile runs
 // nothing.
-func psAll(t *tree) (string, error) {
+func psAll(t *tree, by *sight) (string, error) {
 	var failed error
 	found := t.engine.Children(nil)
 	all := make([][]engine.Process, len(found))
@@ -64,8 +66,10 @@ func psAll(t *tree) (string, error) {
 				failed = errs[i]
 			}
 			for _, p := range procs {
-				io.WriteString(w, p.Container+"\t")
-				psLine(w, p)
+				if by.seesPath(p.Container) {
+					io.WriteString(w, p.Container+"\t")
+					psLine(w, p)
+				}
 			}
 		}
 	})
@@ -94,14 +98,14 @@ var statsColumns = []struct{ title, stat string }{
 }
 
 // statsAll has the same columns for every container and on every host: a dash where there is no such number.
-func statsAll(t *tree) string {
+func statsAll(t *tree, by *sight) string {
 	return aligned(func(w io.Writer) {
 		io.WriteString(w, "CONTAINER\tSTATE")
 		for _, column := range statsColumns {
 			io.WriteString(w, "\t"+column.title)
 		}
 		io.WriteString(w, "\n")
-		for _, s := range t.samples.take(t, "stats") {
+		for _, s := range by.samples(t.samples.take(t, "stats")) {
 			statsLine(w, s)
 		}
 	})

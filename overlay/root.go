@@ -72,6 +72,9 @@ type Source struct {
 	// directory Base and on its mount, where nobody but root can change anything. Links are not followed.
 	Layers []string
 	Base   string
+	// Strange says that the container belongs to somebody who is not root: of the trees of the host in [engine.RootHost], its root shall
+	// read no more than everybody may. They are shown without ids, so they belong to nobody it is.
+	Strange bool
 	// Size is how many bytes the writable layer of it may take, if there is one: at least [MinSize]. 0 is no bound.
 	Size int64
 }
@@ -191,7 +194,11 @@ func (s *Store) prepare(id string, from Source, how engine.RootMode, mounts []Mo
 		if i == 0 {
 			mount.File, err = modes[how].mount(s, r, id, l, ids)
 		} else {
-			mount.File, err = s.part(mount.Target, ids)
+			own := ids
+			if from.Strange {
+				own = nil
+			}
+			mount.File, err = s.part(mount.Target, own)
 		}
 		if err != nil {
 			r.Close()

@@ -231,9 +231,6 @@ func (c *container) Fail(err error) {
 
 // Update implements [engine.Container].
 func (c *container) Update(by engine.Caller, file string, live bool, change func(*engine.Config) error) error {
-	if err := rootOnly(by, "write", file); err != nil {
-		return err
-	}
 	end, err := c.begin("write")
 	if err != nil {
 		return err
@@ -246,6 +243,9 @@ func (c *container) Update(by engine.Caller, file string, live bool, change func
 	}
 	next := v.Config.Clone()
 	if err := change(next); err != nil {
+		return err
+	}
+	if err := c.mayBecome(by, v.Config, next); err != nil {
 		return err
 	}
 	if next.RelativeRootfs() {
@@ -390,14 +390,13 @@ func (c *container) commit(old, next *engine.Config) error {
 	return err
 }
 
-// rootOnly refuses everybody but root. A container has no user namespace of its own yet, so whoever configures one decides
-// what real root does.
+// rootOnly refuses everybody but root.
 func rootOnly(by engine.Caller, op, file string) error {
 	if by.UID == 0 {
 		return nil
 	}
-	return &engine.Error{Op: op, File: file, Errno: syscall.EPERM, Why: "only root may configure containers",
-		Cure: "ask root to do it; root can let you use its actions with chmod"}
+	return &engine.Error{Op: op, File: file, Errno: syscall.EPERM, Why: "only root may do that",
+		Cure: "ask root to do it"}
 }
 
 // Wait implements [engine.Container].

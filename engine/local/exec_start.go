@@ -60,6 +60,9 @@ func (x *exec) Start(by engine.Caller) error {
 	if len(v.Config.Spec.Process.Args) == 0 {
 		return refuse(syscall.EINVAL, "there is no program", "write one into cmd first")
 	}
+	if err := x.c.mayStart(x.c.View().Config); err != nil { // it may have been given away since
+		return err
+	}
 	if open(v.Config) {
 		return refuse(syscall.EOPNOTSUPP, "without a user namespace, CAP_SYS_PTRACE lets the container's processes reach into whatever enters it, before it has given up its rights",
 			"stop the container and give it ids of its own: echo 'user new' > namespaces; or take the capability away: echo -SYS_PTRACE > caps")

@@ -46,6 +46,7 @@ func (c *container) describeRoot(config *engine.Config) ([]overlay.Mount, error)
 	if err != nil {
 		return nil, err
 	}
+	from.Strange = c.strange()
 	return c.e.roots.Describe(c.id, from, config.RootMode())
 }
 
@@ -59,6 +60,7 @@ func (s *starting) prepareRoot() (*overlay.Root, error) {
 	if err != nil {
 		return nil, err
 	}
+	from.Strange = s.c.strange()
 	root, err := s.c.e.roots.Prepare(s.c.id, from, config.RootMode(), s.around.ids)
 	if engine.Errno(err) == syscall.EBUSY { // somebody may only be looking at the file that this one is to write to
 		s.c.e.looks.drop(nil)

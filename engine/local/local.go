@@ -255,7 +255,7 @@ func (e *Engine) Child(parent engine.Container, name string) (engine.Container, 
 
 // Create implements [engine.Engine].
 func (e *Engine) Create(by engine.Caller, parent engine.Container, name string, owner engine.Owner) (engine.Container, error) {
-	if err := rootOnly(by, "mkdir", name); err != nil {
+	if err := e.mayCreate(by, name); err != nil {
 		return nil, err
 	}
 	if err := engine.ValidateName(name); err != nil {
@@ -332,9 +332,6 @@ func (e *Engine) Remove(by engine.Caller, ec engine.Container) error {
 		return syscall.EINVAL
 	}
 	v := c.View()
-	if err := rootOnly(by, "rmdir", v.Path); err != nil {
-		return err
-	}
 	end, err := c.begin("rmdir")
 	if err != nil {
 		return err

@@ -42,6 +42,9 @@ func (c *container) launch(why occasion) error {
 	if len(v.Config.Listeners()) > 0 && why != onConnection {
 		return c.listen(v, why)
 	}
+	if err := c.mayStart(v.Config); err != nil {
+		return err
+	}
 	// The last run's root may still be going: the same layer cannot be mounted twice.
 	c.settled.Wait()
 	c.leftovers.Wait()

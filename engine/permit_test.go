@@ -106,7 +106,7 @@ func mustDeny(t *testing.T, name string, err error) {
 // TestPermittedJSON: what no file shows is root's to give, whatever it is.
 func TestPermittedJSON(t *testing.T) {
 	for name, set := range map[string]func(*specs.Spec){
-		"hooks":       func(s *specs.Spec) { s.Hooks = &specs.Hooks{Prestart: []specs.Hook{{Path: "/bin/true"}}} },
+		"hooks":       func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/true"}}} },
 		"propagation": func(s *specs.Spec) { s.Linux.RootfsPropagation = "shared" },
 		"personality": func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{Domain: specs.PerLinux32} },
 		"ambient":     func(s *specs.Spec) { s.Process.Capabilities.Ambient = []string{"CAP_CHOWN"} },

@@ -157,13 +157,13 @@ func (c *container) RemoveExec(by engine.Caller, ex engine.Exec) error {
 	if !ok || x.c != c {
 		return syscall.EINVAL
 	}
-	v := x.View()
 	end, err := x.begin("rmdir")
 	if err != nil {
 		return err
 	}
 	defer end()
-	if v = x.View(); v.State.Active() {
+	v := x.View()
+	if v.State.Active() {
 		return &engine.Error{Op: "rmdir", File: v.Path, Errno: syscall.EBUSY, Why: "it is " + string(v.State), Cure: "end it first: echo KILL > kill; cat wait"}
 	}
 	if err := x.forget(); err != nil {

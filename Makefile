@@ -16,9 +16,11 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    = 5s
 # The transcripts in which much happens at once. ALL=1 is all of them: CI has twenty minutes.
 BUSY        = $(if $(ALL),.*,^(autostart|busy|console|events|exec|exec-input|hello|log|nested|restart|run|state|stdin|stop|tty)$$)
+# About half of the black-box tests, by the time that they take.
+FIRST       = ^Test[A-K]
 ARGS        =
 
-.PHONY: help build cross demo test chaos test-v2 ci lint bench fuzz fresh clean tools test-tools v2-tools units blackbox race single race-units race-transcripts single-units single-transcripts
+.PHONY: help build cross demo test chaos test-v2 ci lint bench fuzz fresh clean tools test-tools v2-tools units blackbox blackbox-first blackbox-rest blackbox-security race single race-units race-transcripts single-units single-transcripts
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
@@ -40,13 +42,22 @@ test: test-tools ## run all tests (as root)
 	$(MAKE) -k -j2 race-transcripts single-transcripts
 	$(GO) test -count=1 -run TestNothingLeft ./test -args -baseline $(CURDIR)/bin/baseline
 
-# Packages test in parallel; the black-box suites after them, two at a time: most of the time they wait. Each looks for what its own
+# Packages test in parallel; the black-box suites after them, three at a time: most of the time they wait. Each looks for what its own
 # instances leave, and TestNothingLeft, before and after all, for what anybody leaves on the machine.
 units:
 	$(GO) test $$($(GO) list ./... | grep -vE '/test(/security)?$$')
 
 blackbox:
-	$(GO) test -count=1 -timeout 15m -p 2 ./test ./test/security
+	$(MAKE) -k -j3 blackbox-first blackbox-rest blackbox-security
+
+blackbox-first:
+	$(GO) test -count=1 -timeout 15m -run '$(FIRST)' ./test
+
+blackbox-rest:
+	$(GO) test -count=1 -timeout 15m -skip '$(FIRST)' ./test
+
+blackbox-security:
+	$(GO) test -count=1 -timeout 15m ./test/security
 
 # Once more with the race detector in the tests, and in the ctrfs that the transcripts mount.
 race: race-units race-transcripts

@@ -190,7 +190,7 @@ func TestNetworksSurvive(t *testing.T) {
 			"tcp "+on(Outside4, "80"), "outside "+Host4, "tcp "+on(Outside6, "80"), "outside "+Host6, "ping "+far.V6+" 3000", "answered", "tcp "+on(Host6, "8080"), "~ web .*")
 		w.Answers("web", "name app", here[0].V4+" "+here[0].V6, "tcp "+on(Host4, "8080"), "~ web .*", "tcp "+on(here[1].V4, "80"), "error: timeout")
 		w.Answers(w.Outside, "tcp "+on(Host4, "8080"), "web "+Outside4, "tcp "+on(Host6, "8080"), "web "+Outside6, "tcp "+on(Host4, "8081"), "error: connection refused")
-		w.Answers(w.Host, "tcp 127.0.0.1:8081", "~ web .*", "serve program 8080", "error: address already in use")
+		w.Answers(w.Host, "tcp 127.0.0.1:8081", "~ web .*", "take 8080", "error: address already in use")
 		if now := w.Sh("cat networks/*/members networks/*/interface */net.address"); now != addresses {
 			t.Errorf("addresses were\n%sand are\n%s", addresses, now)
 		}

@@ -157,7 +157,7 @@ func testLivePorts(w *World) {
 		w.T.Errorf("a port that a program has: %s", got)
 	}
 	w.Answers(w.Outside, "tcp "+on(Host4, "8090"), "shop "+Outside4, "tcp "+on(Host4, "8100"), "program "+Outside4)
-	w.Answers(w.Host, "serve program 8090", "error: address already in use")
+	w.Answers(w.Host, "take 8090", "error: address already in use")
 	stop()
 	w.Sh("mkdir late; echo $ROOT > late/rootfs; echo 'sleep 100' > late/cmd; echo bridge > late/net; echo 8090:80 > late/net.ports")
 	w.refused("echo 1 > late/start", "Address already in use")

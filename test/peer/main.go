@@ -14,6 +14,7 @@
 //	peer sink PORT             takes what is sent to it by TCP
 //	peer push ADDRESS:PORT N   sends N bytes there, waits until they have been taken, and prints how many milliseconds that took
 //	peer pull ADDRESS:PORT N   the same in the other direction
+//	peer take PORT             takes a port of all addresses for a moment, and prints "taken"
 //	peer escape ADDRESS...     tries everything to get a packet to these addresses
 //	peer never QUESTION        is one of the above that nothing should answer, and does not wait long for that
 //
@@ -100,6 +101,11 @@ func do(words []string) string {
 		err = sink(args[1])
 	case "push", "pull":
 		text, err = transfer(args[0], args[1], number(args[2]))
+	case "take":
+		var l net.Listener
+		if l, err = net.Listen("tcp", ":"+args[1]); err == nil {
+			text, err = "taken", l.Close()
+		}
 	case "escape":
 		escape(words[1:])
 	default:
@@ -284,8 +290,11 @@ func look(x string, of func(context.Context, string) ([]string, error)) (string,
 
 func ask(name string, count int) (string, error) {
 	var took []time.Duration
-	for range count {
+	for end := time.Now().Add(10 * patience); len(took) < count; {
 		begin := time.Now()
+		if begin.After(end) {
+			return "", os.ErrDeadlineExceeded
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), 10*patience)
 		_, err := net.DefaultResolver.LookupHost(ctx, name)
 		cancel()

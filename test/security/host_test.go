@@ -125,8 +125,9 @@ func TestMountOptions(t *testing.T) {
 	}
 }
 
-// Whoever is not root configures nothing, whatever the modes of the files say: a setting names what real root will open.
-func TestOnlyRootConfigures(t *testing.T) {
+// Whoever is not root has real root open nothing, whatever the modes of the files say, and what root has configured does not start once
+// it is somebody else's. What else users may do is in the transcript users.
+func TestOnlyRootNamesPaths(t *testing.T) {
 	g := mounted(t)
 	g.make("c", g.Root(), "true")
 	must(t, os.Chmod(g.Dir, 0o777))
@@ -134,8 +135,8 @@ func TestOnlyRootConfigures(t *testing.T) {
 	private := g.Base + "/private"
 	must(t, os.Mkdir(private, 0o700))
 	for _, script := range []string{
-		"echo " + private + " > c/rootfs", "echo / > c/rootfs", "echo rw > c/rootfs.mode", "echo id > c/cmd", "echo A=1 > c/env",
-		"cat c/config.json > c/config.json", "echo 1M > c/memory.max", "mkdir new", "mv c d", "rmdir c",
+		"echo " + private + " > c/rootfs", "echo / > c/rootfs", "echo rw > c/rootfs.mode", "echo '/ /x none bind' > c/mounts", "echo net " + private + " > c/namespaces",
+		"sed s:" + g.Root() + ":/: c/config.json > /tmp/x$$; cat /tmp/x$$ > c/config.json; s=$?; rm /tmp/x$$; exit $s", "echo 1M > c/memory.max", "echo 1 > c/start",
 	} {
 		if out, err := g.as(65534, "sh", "-c", "cd "+g.Dir+" && "+script); err == nil {
 			t.Errorf("anybody may: %s\n%s", script, out)

@@ -116,7 +116,7 @@ func TestLifeRaces(t *testing.T) {
 func TestOneAtATime(t *testing.T) {
 	g := mounted(t)
 	g.sameServer(t)
-	const cmd = "sh -c 'sleep 0.02; echo kept > /mark; for i in 1 2 3 4 5; do sleep 0.01; cat /mark; done'"
+	const cmd = "sh -c 'sleep 0.4; echo kept > /mark; for i in 1 2 3 4 5; do sleep 0.01; cat /mark; done'"
 	for round := range 40 {
 		g.make("c", g.Root(), cmd)
 		starts, removals := make(chan bool, 8), make(chan bool, 8)

@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -16,14 +17,6 @@ type Text struct {
 // Texts makes files on a tmpfs of their own, which belong to that user and group, and returns a detached mount of each, in order. The
 // file system is gone with the last of them.
 func Texts(uid, gid uint32, texts []Text) (mounts []*os.File, err error) {
-	defer func() {
-		if err != nil {
-			for _, m := range mounts {
-				m.Close()
-			}
-			mounts = nil
-		}
-	}()
 	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("fsopen", err)
@@ -41,36 +34,57 @@ func Texts(uid, gid uint32, texts []Text) (mounts []*os.File, err error) {
 	}
 	defer unix.Close(dir)
 	for _, t := range texts {
-		m, err := text(dir, uid, gid, t)
-		if err != nil {
-			return mounts, fmt.Errorf("make %s: %w", t.Name, err)
+		if err := text(dir, uid, gid, t); err != nil {
+			return nil, fmt.Errorf("make %s: %w", t.Name, err)
 		}
-		mounts = append(mounts, m)
+	}
+	mounts, err = textTrees(dir, texts)
+	if !errors.Is(err, unix.EINVAL) {
+		return mounts, err
+	}
+	// Before Linux 6.15 only what is attached in the caller's mount namespace can be cloned.
+	fd, err := unix.FcntlInt(uintptr(dir), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	whole := os.NewFile(uintptr(fd), "tmpfs")
+	defer whole.Close()
+	_, err = attached("/dev", []*os.File{whole}, func() (_ *os.File, err error) {
+		mounts, err = textTrees(dir, texts)
+		return nil, err
+	})
+	return mounts, err
+}
+
+// textTrees clones a mount of each file.
+func textTrees(dir int, texts []Text) (mounts []*os.File, err error) {
+	for _, t := range texts {
+		tree, err := unix.OpenTree(dir, t.Name, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		if err != nil {
+			for _, m := range mounts {
+				m.Close()
+			}
+			return nil, fmt.Errorf("mount %s: %w", t.Name, err)
+		}
+		mounts = append(mounts, os.NewFile(uintptr(tree), t.Name))
 	}
 	return mounts, nil
 }
 
-// text makes one of them in dir.
-func text(dir int, uid, gid uint32, t Text) (*os.File, error) {
+// text writes one of them in dir.
+func text(dir int, uid, gid uint32, t Text) error {
 	fd, err := unix.Openat(dir, t.Name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o644)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer unix.Close(fd)
 	if _, err := unix.Write(fd, []byte(t.Text)); err != nil {
-		return nil, err
+		return err
 	}
 	if err := unix.Fchmod(fd, 0o644); err != nil { // whatever the umask says
-		return nil, err
+		return err
 	}
-	if err := unix.Fchown(fd, int(uid), int(gid)); err != nil {
-		return nil, err
-	}
-	tree, err := unix.OpenTree(dir, t.Name, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(tree), t.Name), nil
+	return unix.Fchown(fd, int(uid), int(gid))
 }
 
 // Lies says what a path of the root leads to, before anything is attached to it: whether something is there, and if not, whether its

@@ -165,6 +165,11 @@ type World struct {
 func NewWorld(t testing.TB) *World {
 	t.Helper()
 	RequireRoot(t)
+	for _, program := range []string{"ip", "tc", "nft", "nsenter"} {
+		if _, err := exec.LookPath(program); err != nil {
+			Require(t, fmt.Errorf("%w; run test/setup test", err))
+		}
+	}
 	peer, err := Program("peer")
 	if err != nil {
 		t.Fatal(err)

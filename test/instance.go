@@ -149,10 +149,10 @@ func (i *Instance) dumpStacks() {
 	}
 }
 
-// mine leaves out the mounts, processes and cgroups of other instances, which may come and go while this one is there. Of
+// mine leaves out the mounts, processes, loop devices and cgroups of other instances, which may come and go while this one is there. Of
 // the rest nobody can tell whose it is.
 func (i *Instance) mine(thing string) bool {
-	sign := map[string]string{"mount": i.Base, "process": i.Base, "cgroup": i.name()}
+	sign := map[string]string{"mount": i.Base, "process": i.Base, "loop": i.Base, "cgroup": i.name()}
 	kind, _, _ := strings.Cut(thing, " ")
 	return strings.Contains(thing, sign[kind])
 }

@@ -334,8 +334,8 @@ func networkFeatures(h *netns.Host) []engine.Feature {
 	if all, err := firewall.Obstacles(); err != nil {
 		way.Value, way.Reason = "unknown", err.Error()
 	} else if len(all) > 0 {
-		way.Value = "no"
-		way.Reason = "rules of others drop what networks send elsewhere: " + strings.Join(all, ", ") + "; have them accept what comes from and goes to the interfaces in networks/*/interface"
+		way.Value = "unknown"
+		way.Reason = "rules of others may drop what networks send elsewhere: " + strings.Join(all, ", ") + "; have them accept what comes from and goes to the interfaces in networks/*/interface"
 	}
 	six := engine.Feature{Name: "forwarding-ipv6", Value: "yes"}
 	switch f, err := h.Forwarding(); {

@@ -23,11 +23,20 @@ type published struct {
 
 // publish opens the ports of a configuration that are not open yet, closes those that are not in it, and tells the firewall. What is
 // refused changes nothing.
-func (s *networks) publish(id string, config *engine.Config, wires []wire) (err error) {
+func (s *networks) publish(id string, config *engine.Config, wires []wire) error {
+	holder, err := s.tryToPublish(id, config, wires)
+	if refused, ok := errors.AsType[*engine.Error](err); ok && holder != "" { // named now that fire is not held
+		refused.Why = "that port of this machine leads to " + s.e.pathOf(holder)
+	}
+	return err
+}
+
+// tryToPublish is publish. When another container has one of the ports, holder is its id.
+func (s *networks) tryToPublish(id string, config *engine.Config, wires []wire) (holder string, err error) {
 	s.fire.Lock()
 	defer s.fire.Unlock()
 	if len(s.published[id]) == 0 && len(config.Ports()) == 0 {
-		return nil
+		return "", nil
 	}
 	s.bury()
 	old := s.published[id]
@@ -40,7 +49,7 @@ func (s *networks) publish(id string, config *engine.Config, wires []wire) (err 
 	for _, p := range config.Ports() {
 		rule, err := rule(p, wires)
 		if err != nil {
-			return err
+			return "", err
 		}
 		if i := slices.IndexFunc(old, func(o published) bool { return o.port == p && o.rule == rule }); i >= 0 {
 			next = append(next, old[i])
@@ -48,7 +57,7 @@ func (s *networks) publish(id string, config *engine.Config, wires []wire) (err 
 		}
 		socket, err := reserve(p)
 		if err != nil {
-			return s.portError(p, err)
+			return s.holder(p, err), portError(p, err)
 		}
 		x := published{p, socket, rule}
 		next, fresh = append(next, x), append(fresh, x)
@@ -60,10 +69,25 @@ func (s *networks) publish(id string, config *engine.Config, wires []wire) (err 
 		if s.published[id] = old; len(old) == 0 {
 			delete(s.published, id)
 		}
-		return &engine.Error{Op: "write", File: "net.ports", Errno: engine.Errno(err), Err: err, Cure: "see nftables in the file host"}
+		return "", &engine.Error{Op: "write", File: "net.ports", Errno: engine.Errno(err), Err: err, Cure: "see nftables in the file host"}
 	}
 	closePorts(slices.DeleteFunc(slices.Clone(old), func(o published) bool { return slices.Contains(next, o) }))
-	return nil
+	return "", nil
+}
+
+// holder is the container that has a port, if that is why it cannot be had. s.fire is held.
+func (s *networks) holder(p engine.Port, err error) string {
+	if !errors.Is(err, syscall.EADDRINUSE) {
+		return ""
+	}
+	for id, all := range s.published {
+		for _, o := range all {
+			if o.port.HostPort == p.HostPort && o.port.Proto == p.Proto && o.port.Host.Is4() == p.Host.Is4() {
+				return id
+			}
+		}
+	}
+	return ""
 }
 
 // bury closes the ports of containers that have stopped, which is done behind their backs otherwise. s.fire is held, and the table is to
@@ -136,21 +160,14 @@ func reserve(p engine.Port) (*os.File, error) {
 	return f, nil
 }
 
-// portError says who has the port, if it is a container here. s.fire is held.
-func (s *networks) portError(p engine.Port, err error) error {
+// portError says why a port cannot be had, and what to do.
+func portError(p engine.Port, err error) error {
 	out := &engine.Error{Op: "publish", File: "net.ports", Value: p.String(), Errno: engine.Errno(err), Err: err}
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		out.Err, out.Why, out.Cure = nil, "that port of this machine is taken by a program: see ss -tulpn", "choose another port, or stop what has it"
 		if p.HostPort == 53 && p.Host.IsUnspecified() {
 			out.Why, out.Cure = "at port 53 of their gateways networks answer for names", "publish it on one address of this machine's, not on all"
-		}
-		for id, all := range s.published {
-			for _, o := range all {
-				if o.port.HostPort == p.HostPort && o.port.Proto == p.Proto && o.port.Host.Is4() == p.Host.Is4() {
-					out.Why = "that port of this machine leads to " + s.e.pathOf(id)
-				}
-			}
 		}
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		out.Err, out.Why, out.Cure = nil, "this machine has no such address", "write one that ip address shows, or 0.0.0.0 or [::] for all"

@@ -24,6 +24,7 @@ type Instance struct {
 	Netns  Netns  // where its commands run; empty for the tests' own
 
 	before Inventory
+	named  string // what it was when somebody last asked
 }
 
 // NewInstance makes the directories of an instance without mounting it. Give it back with Close.
@@ -61,7 +62,9 @@ func Mount(flags ...string) (*Instance, error) {
 
 // Mount runs `ctrfs mount`.
 func (i *Instance) Mount(flags ...string) error {
-	return i.Command(append([]string{"mount", i.Dir, "--state", i.State, "--run", i.Run}, flags...)...)
+	err := i.Command(append([]string{"mount", i.Dir, "--state", i.State, "--run", i.Run}, flags...)...)
+	i.name() // while it can be read
+	return err
 }
 
 // Umount runs `ctrfs umount`.
@@ -154,13 +157,18 @@ func (i *Instance) dumpStacks() {
 func (i *Instance) mine(thing string) bool {
 	sign := map[string]string{"mount": i.Base, "process": i.Base, "loop": i.Base, "cgroup": i.name()}
 	kind, _, _ := strings.Cut(thing, " ")
+	if kind == "cgroup" && sign[kind] == "" {
+		return false // it has none
+	}
 	return strings.Contains(thing, sign[kind])
 }
 
 // name returns what the instance calls its cgroups, after the prefix; empty when it has not got so far.
 func (i *Instance) name() string {
-	text, _ := os.ReadFile(i.State + "/instance")
-	return strings.TrimSpace(string(text))
+	if text, err := os.ReadFile(i.State + "/instance"); err == nil { // the disk that it is on may be gone when it is asked for again
+		i.named = strings.TrimSpace(string(text))
+	}
+	return i.named
 }
 
 // killContainers ends what runs in the instance's cgroups and removes them.

@@ -144,7 +144,7 @@ func New(o Options, client *keeper.Client, account keeper.Account) (*Engine, err
 		err = e.noteMount(filepath.Join(o.Run, mountName), o.Again)
 	}
 	if err == nil {
-		e.stock = newStock(e.furnished, e.unfurnish)
+		e.stock = newStock(stockLeast, e.furnished, e.unfurnish)
 	}
 	if err != nil {
 		if e.images != nil {

@@ -189,7 +189,7 @@ func (n *network) begin(link string, index int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.link, n.index = link, index
-	n.stock = newStock(n.furnished, n.unfurnish)
+	n.stock = newStock(stockMost, n.furnished, n.unfurnish)
 	n.touched()
 }
 

@@ -268,7 +268,7 @@ func (n *network) mend() error {
 	n.in.e.log.Warn("somebody has deleted the bridge of a network; it is made anew", "network", n.name)
 	n.rest()
 	n.mu.Lock()
-	n.index, n.stock = index, newStock(n.furnished, n.unfurnish)
+	n.index, n.stock = index, newStock(stockMost, n.furnished, n.unfurnish)
 	n.mu.Unlock()
 	for _, w := range n.wires() { // whoever comes later sees the index
 		w.plug()

@@ -25,7 +25,8 @@ const (
 	// stockLeast is how many are kept ready: enough for a burst typed by hand or by a loop, at some hundred kilobytes of kernel
 	// memory each.
 	stockLeast = 8
-	// stockMost is how many are kept ready while whole bursts are wanted.
+	// stockMost is how many of a network are kept ready while whole bursts are wanted: what the kernel's routing does for one takes many
+	// times as long as the rest of a start.
 	stockMost = 64
 	// stockRest is how long nobody must have wanted more than the least before the rest is given up.
 	stockRest = time.Minute
@@ -36,10 +37,12 @@ const restockPause = 3 * time.Millisecond
 
 // stock keeps quarters ready, each with a range of ids of its own. Making them takes a child, three writes to procfs, for a network
 // a pair of links, and the kernel's routing lock, which the teardown of others holds for tens of milliseconds; taking them takes
-// a microsecond. How many it keeps follows the demand: twice as many each time that it runs out, the least again after a quiet minute.
+// a microsecond. How many it keeps follows the demand, up to its most: twice as many each time that it runs out, the least again after a
+// quiet minute.
 type stock struct {
 	make func(patient bool) (*quarters, error)
 	drop func(*quarters) // gives one up
+	most int             // how many it keeps at most
 
 	low  chan struct{} // a take left less than half
 	quit chan struct{}
@@ -51,9 +54,9 @@ type stock struct {
 	busy   time.Time   // guarded by mu; when more than the least were wanted
 }
 
-// newStock begins to stock what make makes.
-func newStock(make_ func(patient bool) (*quarters, error), drop func(*quarters)) *stock {
-	s := &stock{make: make_, drop: drop, low: make(chan struct{}, 1), quit: make(chan struct{}), target: stockLeast}
+// newStock begins to stock what make makes, so many at most.
+func newStock(most int, make_ func(patient bool) (*quarters, error), drop func(*quarters)) *stock {
+	s := &stock{make: make_, drop: drop, most: most, low: make(chan struct{}, 1), quit: make(chan struct{}), target: stockLeast}
 	s.low <- struct{}{}
 	s.idle.Go(s.keep)
 	return s
@@ -124,7 +127,7 @@ func (s *stock) take() (*quarters, error) {
 		q = s.ready[0]
 		s.ready = slices.Delete(s.ready, 0, 1)
 	} else {
-		s.target = min(2*s.target, stockMost)
+		s.target = min(2*s.target, s.most)
 	}
 	if s.target > stockLeast && len(s.ready) <= s.target-stockLeast {
 		s.busy = time.Now()

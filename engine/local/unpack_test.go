@@ -96,7 +96,7 @@ func unpackingEngine(dir string) (*Engine, func(), error) {
 	if e.ids, err = newRanges(account.Claims, nil, func(uint32) {}); err != nil {
 		return nil, nil, err
 	}
-	e.stock = newStock(e.furnished, e.unfurnish)
+	e.stock = newStock(stockLeast, e.furnished, e.unfurnish)
 	end := func() {
 		e.stock.close()
 		k.End()

@@ -129,7 +129,8 @@ func TestOOMEvent(t *testing.T) {
 // TestOOMUnseen: what happens while no server looks is in the counter, which is read once the next one watches.
 func TestOOMUnseen(t *testing.T) {
 	m := MountFor(t)
-	m.Start("c", `sh -c 'trap go=1 USR1; until [ "$go" ]; do sleep 0.1; done; `+greedy+`; sleep 1000'`, "memory.max", "16M")
+	m.Start("c", `sh -c 'trap go=1 USR1; echo up; until [ "$go" ]; do sleep 0.1; done; `+greedy+`; sleep 1000'`, "memory.max", "16M")
+	Eventually(t, "it takes signals", patience, func() bool { return m.Read("c/log") == "up" })
 	control := m.memoryGroup(m.Read("c/id")) + "/memory.oom_control"
 	pid, err := strconv.Atoi(m.Read("c/pid"))
 	if err != nil {
@@ -140,6 +141,7 @@ func TestOOMUnseen(t *testing.T) {
 		t.Fatal(err)
 	}
 	syscall.Kill(server, syscall.SIGSTOP) // it gets no further, and the mount waits
+	defer syscall.Kill(server, syscall.SIGCONT)
 	syscall.Kill(pid, syscall.SIGUSR1)
 	Eventually(t, "the kernel kills", 10*time.Second, func() bool {
 		text, err := os.ReadFile(control)

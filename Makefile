@@ -17,7 +17,7 @@ FUZZTIME    = 5s
 # The transcripts in which much happens at once. ALL=1 is all of them: CI has twenty minutes.
 BUSY        = $(if $(ALL),.*,^(autostart|busy|console|events|exec|exec-input|hello|log|nested|restart|run|state|stdin|stop|tty)$$)
 # About half of the black-box tests, by the time that they take.
-FIRST       = ^Test[A-K]
+FIRST       = ^Test([A-K]|Net|Memory)
 ARGS        =
 
 .PHONY: help build cross demo test chaos test-v2 ci lint bench fuzz fresh clean tools test-tools v2-tools units blackbox blackbox-first blackbox-rest blackbox-security race single race-units race-transcripts single-units single-transcripts

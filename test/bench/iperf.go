@@ -32,7 +32,7 @@ func throughput(rounds int) (err error) {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil { // of the main thread, which everything below is started from
 		return os.NewSyscallError("unshare", err)
 	}
-	hand, away, err := byHand()
+	away, err := byHand()
 	defer func() { err = errors.Join(err, away()) }()
 	if err != nil {
 		return err
@@ -45,8 +45,13 @@ func throughput(rounds int) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, fs.Close()) }()
-	ours, stop, err := throughContainers(fs.Dir)
+	hand, stop, err := throughContainers(fs.Dir, "hand-", "/run/netns/"+netns("a"), "/run/netns/"+netns("b"), []string{"nsenter", "--net=/run/netns/" + netns("host"), "iperf3", "-s"})
 	defer stop()
+	if err != nil {
+		return err
+	}
+	ours, halt, err := throughContainers(fs.Dir, "", "bridge", "bridge", []string{"iperf3", "-s"})
+	defer halt()
 	if err != nil {
 		return err
 	}
@@ -81,19 +86,15 @@ func tool(argv ...string) error {
 	return nil
 }
 
-// byHand makes three namespaces, of which one has a bridge to which the others have a link each, and servers in two of them.
-func byHand() (all []*stretch, away func() error, err error) {
-	name := func(what string) string { return fmt.Sprintf("ctrfs-bench-%d-%s", os.Getpid(), what) }
-	in := func(what string, argv ...string) []string {
-		return append([]string{"nsenter", "--net=/run/netns/" + name(what)}, argv...)
-	}
-	var servers []*exec.Cmd
+// netns is the name of a namespace that was made by hand.
+func netns(what string) string { return fmt.Sprintf("ctrfs-bench-%d-%s", os.Getpid(), what) }
+
+// byHand makes three namespaces, of which one has a bridge to which the others have a link each. Containers are in those two as they are
+// in a network, so that only the networks differ, and not groups and filters.
+func byHand() (away func() error, err error) {
+	name := netns
 	away = func() error {
 		var errs []error
-		for _, s := range servers {
-			s.Process.Kill()
-			s.Wait()
-		}
 		for _, what := range []string{"a", "b", "host"} {
 			if _, err := os.Stat("/run/netns/" + name(what)); err == nil {
 				errs = append(errs, tool("ip", "netns", "del", name(what)))
@@ -103,36 +104,21 @@ func byHand() (all []*stretch, away func() error, err error) {
 	}
 	for _, what := range []string{"host", "a", "b"} {
 		if err := tool("ip", "netns", "add", name(what)); err != nil {
-			return nil, away, err
+			return away, err
 		}
 	}
 	for _, script := range []string{"link add br0 type bridge", "address add 10.9.0.1/24 dev br0", "link set br0 up",
 		"link add va type veth peer name eth0 netns " + name("a"), "link add vb type veth peer name eth0 netns " + name("b"), "link set va master br0 up", "link set vb master br0 up"} {
 		if err := tool(append([]string{"ip", "-n", name("host")}, strings.Fields(script)...)...); err != nil {
-			return nil, away, err
+			return away, err
 		}
 	}
 	for what, address := range map[string]string{"a": "10.9.0.2/24", "b": "10.9.0.3/24"} {
 		if err := errors.Join(tool("ip", "-n", name(what), "address", "add", address, "dev", "eth0"), tool("ip", "-n", name(what), "link", "set", "eth0", "up")); err != nil {
-			return nil, away, err
+			return away, err
 		}
 	}
-	for _, what := range []string{"host", "a"} {
-		argv := in(what, "iperf3", "-s")
-		cmd := exec.Command(argv[0], argv[1:]...)
-		if err := cmd.Start(); err != nil {
-			return nil, away, err
-		}
-		servers = append(servers, cmd)
-	}
-	to := func(address string) func() (float64, error) {
-		return func() (float64, error) {
-			argv := in("b", iperf(address)...)
-			out, err := exec.Command(argv[0], argv[1:]...).Output()
-			return received(out, err)
-		}
-	}
-	return []*stretch{{name: "container to container", send: to("10.9.0.2")}, {name: "container to host", send: to("10.9.0.1")}}, away, nil
+	return away, nil
 }
 
 func iperf(address string) []string { return []string{"iperf3", "-J", "-t", "1", "-c", address} }
@@ -156,43 +142,54 @@ func received(out []byte, err error) (float64, error) {
 	return said.End.Sum.Bits, err
 }
 
-// throughContainers makes two containers with this machine's iperf3 in a network, and a server beside them.
-func throughContainers(dir string) (all []*stretch, stop func(), err error) {
+// handServer and handGateway are those of the namespace with the server and of the bridge, by hand.
+const handServer, handGateway = "10.9.0.2", "10.9.0.1"
+
+// throughContainers makes two containers with this machine's iperf3, one of which serves, and another server beside them.
+func throughContainers(dir, prefix, serverNet, clientNet string, beside []string) (all []*stretch, stop func(), err error) {
 	stop = func() {}
-	for _, c := range []struct{ name, cmd string }{{"server", "iperf3 -s"}, {"client", "sleep 1000"}} {
-		c.name = filepath.Join(dir, c.name)
+	for _, c := range []struct{ name, cmd, net string }{{"server", "iperf3 -s", serverNet}, {"client", "sleep 1000", clientNet}} {
+		c.name = filepath.Join(dir, prefix+c.name)
 		if err := os.Mkdir(c.name, 0o755); err != nil {
 			return nil, stop, err
 		}
-		for _, s := range [][2]string{{"cmd", c.cmd}, {"net", "bridge"}, {"stop.timeout", "0"}, {"start", "1"}} {
+		for _, s := range [][2]string{{"cmd", c.cmd}, {"net", c.net}, {"stop.timeout", "0"}, {"start", "1"}} {
 			if err := put(c.name+"/"+s[0], s[1]+"\n"); err != nil {
 				return nil, stop, reason(c.name, err)
 			}
 		}
 	}
-	members, err := os.ReadFile(dir + "/networks/bridge/members")
-	if err != nil {
-		return nil, stop, err
-	}
-	gateway, err := os.ReadFile(dir + "/networks/bridge/gateway")
-	if err != nil {
-		return nil, stop, err
-	}
-	server := ""
-	for line := range strings.Lines(string(members)) {
-		if fields := strings.Fields(line); fields[0] == "server" {
-			server = fields[1]
+	server, gateway := handServer, handGateway
+	if prefix == "" {
+		if server, gateway, err = addresses(dir); err != nil {
+			return nil, stop, err
 		}
 	}
-	host := exec.Command("iperf3", "-s")
+	host := exec.Command(beside[0], beside[1:]...)
 	if err := host.Start(); err != nil {
 		return nil, stop, err
 	}
 	stop = func() { host.Process.Kill(); host.Wait() }
 	to := func(address string) func() (float64, error) {
-		return func() (float64, error) { return sent(dir+"/client/exec/iperf", iperf(address)) }
+		return func() (float64, error) { return sent(dir+"/"+prefix+"client/exec/iperf", iperf(address)) }
 	}
-	return []*stretch{{name: "container to container", send: to(server)}, {name: "container to host", send: to(strings.Fields(string(gateway))[0])}}, stop, nil
+	return []*stretch{{name: "container to container", send: to(server)}, {name: "container to host", send: to(gateway)}}, stop, nil
+}
+
+// addresses are those of the container server and of the bridge, in the network that is always there.
+func addresses(dir string) (server, gateway string, err error) {
+	members, err := os.ReadFile(dir + "/networks/bridge/members")
+	if err != nil {
+		return "", "", err
+	}
+	for line := range strings.Lines(string(members)) {
+		if fields := strings.Fields(line); fields[0] == "server" {
+			server = fields[1]
+		}
+	}
+	text, err := os.ReadFile(dir + "/networks/bridge/gateway")
+	gateway, _, _ = strings.Cut(string(text), "\n")
+	return server, gateway, err
 }
 
 // sent has a container send.

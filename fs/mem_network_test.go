@@ -17,7 +17,7 @@ type memNetwork struct {
 	view   engine.NetworkView
 	owners map[string]engine.Owner
 	gen    atomic.Uint64
-	used   bool
+	used   atomic.Bool
 }
 
 func (e *memEngine) Networks() (all []engine.Network) {
@@ -51,7 +51,7 @@ func (e *memEngine) RemoveNetwork(by engine.Caller, n engine.Network) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	m := n.(*memNetwork)
-	if m.used {
+	if m.used.Load() {
 		return &engine.Error{Op: "rmdir", File: m.view.Name, Errno: syscall.EBUSY, Why: "c has it"}
 	}
 	delete(e.networks, m.view.Name)
@@ -93,7 +93,7 @@ func (m *memNetwork) Fail(err error) {
 }
 
 func (m *memNetwork) Members() []engine.Member {
-	if !m.used {
+	if !m.used.Load() {
 		return nil
 	}
 	return []engine.Member{{Path: "c", Addresses: []netip.Addr{netip.MustParseAddr("10.1.2.3")}}, {Path: "pod/d"}}
@@ -101,7 +101,7 @@ func (m *memNetwork) Members() []engine.Member {
 
 func (m *memNetwork) Update(by engine.Caller, file string, live bool, change func(*engine.NetworkConfig) error) error {
 	next := m.View().Config
-	if m.used && !live {
+	if m.used.Load() && !live {
 		return &engine.Error{Op: "write", File: file, Errno: syscall.EBUSY, Why: "c runs in it"}
 	}
 	if err := change(&next); err != nil {

@@ -38,7 +38,8 @@ func TestNetworkSettings(t *testing.T) {
 		}
 	}
 	m.sh("cd networks/a; cat subnet; rm subnet; cat subnet", "10.2.0.0/16\nfd00:2::/64\n\n")
-	m.networks["a"].used = true
+	a, _ := m.Network("a")
+	a.(*memNetwork).used.Store(true)
 	m.sh("cat networks/a/members; echo 0 > networks/a/nat", "c 10.1.2.3\npod/d\n")
 	m.fails("echo 10.3.0.0/16 > networks/a/subnet", "busy")
 	m.fails("rmdir networks/a", "busy")

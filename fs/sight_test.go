@@ -33,7 +33,7 @@ func TestSight(t *testing.T) {
 
 	// Events of what cannot be seen are not told, of what can be seen also the end.
 	m.sh("chmod 700 shut; mkdir mine/gone; chown 65534 mine/gone", "")
-	gone := m.top["mine"].children["gone"]
+	gone := m.at("mine", "gone")
 	told := make(chan string)
 	opened := m.open.Load()
 	go func() {
@@ -43,15 +43,29 @@ func TestSight(t *testing.T) {
 	for m.open.Load() == opened {
 		time.Sleep(time.Millisecond)
 	}
-	m.tell(m.top["shut"], engine.EventExit)
-	m.tell(m.top["shut"].children["in"], engine.EventStart)
-	m.tell(m.top["open"], engine.EventExit)
+	m.tell(m.at("shut"), engine.EventExit)
+	m.tell(m.at("shut", "in"), engine.EventStart)
+	m.tell(m.at("open"), engine.EventExit)
 	m.sh("rmdir mine/gone; mkdir mine/new", "")
 	m.tell(gone, engine.EventRemove)
-	m.tell(m.top["mine"].children["new"], engine.EventCreate)
+	m.tell(m.at("mine", "new"), engine.EventCreate)
 	if got, want := <-told, []string{"open", "exit", "mine/gone", "remove", "mine/new", "create"}; !inOrder(got, want) {
 		t.Errorf("told %q, not %q", got, want)
 	}
+}
+
+// at finds a container.
+func (m *mounted) at(path ...string) (found *memContainer) {
+	m.Helper()
+	var c engine.Container
+	for _, name := range path {
+		next, ok := m.Child(c, name)
+		if !ok {
+			m.Fatalf("there is no %v", path)
+		}
+		c, found = next, next.(*memContainer)
+	}
+	return found
 }
 
 // inOrder reports whether a text holds words in that order, and nothing about shut.

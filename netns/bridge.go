@@ -55,7 +55,7 @@ func (h *Host) Apply(b Bridge) (index int, err error) {
 		}
 		index = l.index
 		// Before it is up, so that no router is ever believed; and its addresses, which the kernel drops together with IPv6.
-		if err := in(h.ns, func() error { return settle(b.Link, b.settings()) }); err != nil {
+		if err := h.visit(func() error { return settle(b.Link, b.settings()) }); err != nil {
 			return err
 		}
 		have, err := s.addresses(l.index)

@@ -19,7 +19,7 @@ type Forwarding struct {
 
 // Forwarding reads the host's state.
 func (h *Host) Forwarding() (f Forwarding, err error) {
-	err = in(h.ns, func() (err error) { f, err = forwarding(); return err })
+	err = h.visit(func() (err error) { f, err = forwarding(); return err })
 	return f, err
 }
 
@@ -92,7 +92,7 @@ func (h *Host) turnUplinks(previous Flags, set setter) (now Flags, guarded []str
 	if err != nil {
 		return now, nil, fmt.Errorf("find uplinks: %w", err)
 	}
-	err = in(h.ns, func() error {
+	err = h.visit(func() error {
 		f, err := forwarding()
 		if err != nil {
 			return err
@@ -179,7 +179,7 @@ func (s setting) back(link string, set setter) error {
 
 // Restore turns off what Uplinks turned on. If the host has become a router, it keeps what a router has.
 func (h *Host) Restore(flags Flags) error {
-	return in(h.ns, func() error {
+	return h.visit(func() error {
 		f, err := forwarding()
 		errs := []error{err}
 		if !f.IPv4 && err == nil {

@@ -23,6 +23,7 @@ type Host struct {
 	queries *os.File        // a socket for netdevice(7), which answers without RTNL; immutable
 	traffic *netlink.Handle // for what is rare and intricate: queueing, routes. It has a lock of its own; immutable
 
+	life sync.RWMutex // read-locked by whoever goes there, so that Close waits
 	mu   sync.Mutex
 	idle []*socket // ready ones, in the namespace; guarded by mu
 }
@@ -52,6 +53,8 @@ func OpenHost() (*Host, error) {
 
 // Close gives back the descriptors. Links stay.
 func (h *Host) Close() error {
+	h.life.Lock()
+	defer h.life.Unlock()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var errs []error
@@ -66,6 +69,13 @@ func (h *Host) Close() error {
 		errs = append(errs, h.queries.Close())
 	}
 	return errors.Join(append(errs, h.ns.Close())...)
+}
+
+// visit does something in the namespace.
+func (h *Host) visit(do func() error) error {
+	h.life.RLock()
+	defer h.life.RUnlock()
+	return in(h.ns, do)
 }
 
 // query makes a socket for netdevice(7) in the namespace of this thread.
@@ -86,7 +96,7 @@ func (h *Host) with(do func(*socket) error) error {
 	}
 	h.mu.Unlock()
 	if s == nil {
-		if err := in(h.ns, func() (err error) { s, err = dial(); return err }); err != nil {
+		if err := h.visit(func() (err error) { s, err = dial(); return err }); err != nil {
 			return err
 		}
 	}

@@ -32,7 +32,7 @@ const (
 // It returns when the watch is in place. Error: the kernel's.
 func (h *Host) Watch(ctx context.Context, changed func()) error {
 	var news *os.File
-	err := in(h.ns, func() error {
+	err := h.visit(func() error {
 		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 		if err != nil {
 			return err

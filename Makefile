@@ -66,7 +66,7 @@ race-units:
 	CGO_ENABLED=1 $(GO) test -race ./fs/... ./engine/...
 
 race-transcripts:
-	CGO_ENABLED=1 $(GO) build -race -ldflags '-linkmode external -extldflags -static' -o bin/ctrfs.race ./cmd/ctrfs
+	CGO_ENABLED=1 $(GO) build -race -tags osusergo,netgo -ldflags '-linkmode external -extldflags -static' -o bin/ctrfs.race ./cmd/ctrfs
 	GORACE=atexit_sleep_ms=0 CTRFS_BINARY=$(CURDIR)/bin/ctrfs.race $(GO) test -count=1 -timeout 10m -run 'TestTranscripts/$(BUSY)|TestExamples' ./test
 
 # And with one thread to run Go code on, where a server that waits for itself hangs at once instead of now and then.

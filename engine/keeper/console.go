@@ -26,6 +26,10 @@ type console struct {
 // consoleWait is how long a reader may take.
 const consoleWait = time.Second
 
+// consoleEmpty is how many hundredths of that a terminal has to have been empty at the end: the kernel passes on what was written when a worker
+// of its gets to it, which on a busy machine is not at once, and does not tell what is on its way.
+const consoleEmpty = 10
+
 // consoleQueue is what a terminal keeps for a reader, N_TTY_BUF_SIZE of drivers/tty/n_tty.c.
 const consoleQueue = 4095
 
@@ -92,7 +96,7 @@ func (c *console) end() {
 		return
 	}
 	empty := 0
-	for begin := time.Now(); empty < 2 && time.Since(begin) < consoleWait; time.Sleep(consoleWait / 100) {
+	for begin := time.Now(); empty < consoleEmpty && time.Since(begin) < consoleWait; time.Sleep(consoleWait / 100) {
 		open, came := consoleReaders.of(c.reader)
 		if open == 0 || came == c.refused {
 			break

@@ -206,7 +206,7 @@ func (g *Group) above() *Group {
 // eventually waits for something that takes the kernel a moment.
 func eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		if done() {
 			return
 		}

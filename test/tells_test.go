@@ -21,14 +21,22 @@ func TestMetricsAgree(t *testing.T) {
 	m.Start("c", `sh -c 'i=0; while test $i -lt 30000; do i=$((i+1)); done; echo done; sleep 1000'`)
 	Eventually(t, "it has worked", 20*time.Second, func() bool { return m.Read("c/log") == "done" })
 	m.Write("c/cgroup.freeze", "1")
-	have := map[string]string{}
-	for line := range strings.Lines(m.Read("metrics")) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-		have[strings.TrimPrefix(name, "ctrfs_container_")] = value
+	pid := m.Read("c/pid")
+	// What a frozen program has is given back by the kernel in its own time: the two looks have to be at the same moment.
+	usage := func() string {
+		return kernelFile(pid, [2]string{"memory", "memory.usage_in_bytes"}) + kernelFile(pid, [2]string{"", "memory.current"})
 	}
+	have := map[string]string{}
+	Eventually(t, "the kernel's number stays for a moment", 20*time.Second, func() bool {
+		before := usage()
+		for line := range strings.Lines(m.Read("metrics")) {
+			name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+			have[strings.TrimPrefix(name, "ctrfs_container_")] = value
+		}
+		return usage() == before
+	})
 	micro := func(usec uint64) string { return fmt.Sprintf("%d.%06d", usec/1e6, usec%1e6) }
 	plain := func(n uint64) string { return strconv.FormatUint(n, 10) }
-	pid := m.Read("c/pid")
 	for _, c := range []struct {
 		metric string
 		v1, v2 [2]string // controller or none, file

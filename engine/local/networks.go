@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -82,6 +83,9 @@ type netRecord struct {
 // networksDir is the directory of their records in the state directory.
 const networksDir = "networks"
 
+// networkRecord ends the name of a record, so that none is the name of another one's next version: a network may be called blue.new.
+const networkRecord = ".json"
+
 // openNetworks reads the records. The network that is always there is made when it is not.
 func (e *Engine) openNetworks(instance string) error {
 	host, err := netns.OpenHost()
@@ -102,7 +106,8 @@ func (e *Engine) openNetworks(instance string) error {
 		return err
 	}
 	for _, x := range entries {
-		if engine.ValidateNetworkName(x.Name()) != nil || filepath.Ext(x.Name()) == fresh {
+		name, whole := strings.CutSuffix(x.Name(), networkRecord)
+		if !whole || engine.ValidateNetworkName(name) != nil {
 			continue
 		}
 		var rec netRecord
@@ -111,10 +116,10 @@ func (e *Engine) openNetworks(instance string) error {
 			err = json.Unmarshal(text, &rec)
 		}
 		if err != nil {
-			e.log.Error("a network's record cannot be read; it is left alone", "network", x.Name(), "err", err)
+			e.log.Error("a network's record cannot be read; it is left alone", "network", name, "err", err)
 			continue
 		}
-		all[x.Name()] = s.newNetwork(x.Name(), rec)
+		all[name] = s.newNetwork(name, rec)
 	}
 	if all[engine.DefaultNetwork] == nil {
 		n, err := s.create(engine.DefaultNetwork, engine.Owner{Mode: 0o755})
@@ -153,7 +158,9 @@ func (s *networks) create(name string, owner engine.Owner) (*network, error) {
 	return n, n.save(&n.rec)
 }
 
-func (n *network) file() string { return filepath.Join(n.in.e.store.dir, networksDir, n.name) }
+func (n *network) file() string {
+	return filepath.Join(n.in.e.store.dir, networksDir, n.name+networkRecord)
+}
 
 // save puts a record on disk.
 func (n *network) save(rec *netRecord) error {
@@ -322,18 +329,8 @@ func (n *network) Members() (out []engine.Member) {
 			c.mu.Unlock()
 		}
 	}
-	slices.SortFunc(out, func(a, b engine.Member) int { return compare(a.Path, b.Path) })
+	slices.SortFunc(out, func(a, b engine.Member) int { return strings.Compare(a.Path, b.Path) })
 	return out
-}
-
-func compare(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // wires are those of the containers that are in the network at this moment.

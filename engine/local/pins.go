@@ -107,6 +107,12 @@ func (c *container) pin(pid int, pidfd *os.File) error {
 		for _, f := range files {
 			f.Close()
 		}
+		if pidfd == nil { // the links that it was given have gone with the namespace
+			c.mu.Lock()
+			c.unwired()
+			c.mu.Unlock()
+			c.e.networks.unpublish(c.id)
+		}
 		return err
 	}
 	c.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -220,7 +221,7 @@ func (s *networks) wanted() (w firewall.Wanted) {
 			w.Networks = append(w.Networks, r)
 		}
 	}
-	slices.SortFunc(w.Networks, func(a, b firewall.Network) int { return compare(a.Link, b.Link) })
+	slices.SortFunc(w.Networks, func(a, b firewall.Network) int { return strings.Compare(a.Link, b.Link) })
 	for _, all := range s.published {
 		for _, p := range all {
 			w.Ports = append(w.Ports, p.rule)
@@ -234,6 +235,6 @@ func (s *networks) leave() error {
 	if !s.applied {
 		return nil
 	}
-	s.applied = false
+	s.applied, s.stale = false, false
 	return errors.Join(s.table.Remove(), s.unforward())
 }

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -283,9 +285,12 @@ func (s *networks) close() {
 		s.end()
 		s.watching.Wait()
 	}
+	s.e.mu.RLock()
+	alive := slices.ContainsFunc(slices.Collect(maps.Values(s.e.byID)), func(c *container) bool { return c.View().State.Alive() })
+	s.e.mu.RUnlock()
 	for _, n := range s.list() {
 		n.lift.Lock()
-		if n.wired() == "" {
+		if !alive || n.wired() == "" { // pinned namespaces go with the keeper when nothing runs
 			if err := n.down(); err != nil {
 				s.e.log.Warn("a network stays behind", "network", n.name, "err", err)
 			}
